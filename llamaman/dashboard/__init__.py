@@ -1,0 +1,1 @@
+"""The management side: Flask REST blueprints behind the gate."""

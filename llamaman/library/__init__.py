@@ -1,0 +1,1 @@
+"""The library: model files on disk, their headers, names and presets."""

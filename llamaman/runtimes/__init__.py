@@ -1,0 +1,1 @@
+"""Runtimes: how a LaunchPlan becomes a running llama.cpp server."""
