@@ -1,1 +1,1 @@
-"""The kernel: life of an instance, access, settings, storage contract. No web framework, no Docker, no SQL."""
+"""The kernel: life of an instance, access, settings, storage. No web framework, no Docker, no SQL."""

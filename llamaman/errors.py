@@ -1,0 +1,203 @@
+"""One class per cause. Every error says what happened, to what, and what the user can do about it.
+
+``message`` may be shown to any caller that was allowed to make the request. ``detail`` (log lines, paths)
+is shown only to callers who may MANAGE. Neither ever holds a secret.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class LlamaManError(Exception):
+    """Base of all our errors.
+
+    :ivar status: the HTTP status that a front end answers with.
+    :ivar retry_after: whole seconds after which trying again makes sense, or None.
+    :ivar field: the name of the offending input field, or None.
+    """
+
+    status = 500
+    code = "internal_error"
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        detail: str | None = None,
+        retry_after: int | None = None,
+        field: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.retry_after = retry_after
+        self.field = field
+
+
+class InvalidRequest(LlamaManError):
+    """The request as a whole makes no sense (not JSON, not an object, contradictory)."""
+
+    status = 400
+    code = "invalid_request"
+
+
+class InvalidField(InvalidRequest):
+    """One named field has a value that is not allowed."""
+
+    def __init__(self, field: str, message: str) -> None:
+        super().__init__(message, field=field)
+
+
+class Unauthorized(LlamaManError):
+    """No credential, or one that is not known."""
+
+    status = 401
+    code = "unauthorized"
+
+
+class Forbidden(LlamaManError):
+    """A known caller that may not do this."""
+
+    status = 403
+    code = "forbidden"
+
+
+class NotFound(LlamaManError):
+    """No such path, instance, key or preset."""
+
+    status = 404
+    code = "not_found"
+
+
+class ModelNotFound(NotFound):
+    """A model name that matches nothing, or more than one model."""
+
+    code = "model_not_found"
+
+    def __init__(self, name: str, candidates: Sequence[str] = ()) -> None:
+        hint = f"; did you mean one of: {', '.join(candidates)}" if candidates else ""
+        super().__init__(f"model '{name}' not found{hint}", field="model")
+        self.name = name
+        self.candidates = tuple(candidates)
+
+
+class MethodNotAllowed(LlamaManError):
+    """The path exists, the method does not."""
+
+    status = 405
+    code = "method_not_allowed"
+
+
+class Conflict(LlamaManError):
+    """The state of the thing does not allow this now."""
+
+    status = 409
+    code = "conflict"
+
+
+class PortTaken(Conflict):
+    """A TCP port could not be bound."""
+
+    code = "port_taken"
+
+
+class PayloadTooLarge(LlamaManError):
+    """A body over the limit of its route."""
+
+    status = 413
+    code = "payload_too_large"
+
+
+class UnsupportedMediaType(LlamaManError):
+    """A body of another type than the route takes."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
+class QueueFull(LlamaManError):
+    """The model's queue is full, or the wait in it was too long."""
+
+    status = 429
+    code = "queue_full"
+
+
+class ModelUnavailable(LlamaManError):
+    """A known model that cannot answer now; ``retry_after`` says when it may."""
+
+    status = 503
+    code = "model_unavailable"
+
+
+class EngineDied(ModelUnavailable):
+    """The llama.cpp server under a request or a launch ended."""
+
+    code = "engine_died"
+
+
+class UpstreamFailed(LlamaManError):
+    """The engine broke the connection or HTTP."""
+
+    status = 502
+    code = "upstream_failed"
+
+
+class UpstreamTimeout(LlamaManError):
+    """The engine was silent for longer than REQUEST_TIMEOUT."""
+
+    status = 504
+    code = "upstream_timeout"
+
+
+class LaunchError(LlamaManError):
+    """A launch that cannot be carried out: the engine, the model or the plan is at fault."""
+
+    status = 500
+    code = "launch_failed"
+
+
+class PluginError(LlamaManError):
+    """A plugin failed; the message names it."""
+
+    code = "plugin_failed"
+
+    def __init__(self, plugin: str, reason: str, *, status: int = 500) -> None:
+        super().__init__(f"plugin '{plugin}': {reason}")
+        self.plugin = plugin
+        self.reason = reason
+        self.status = status
+
+
+class ConfigError(LlamaManError):
+    """The environment is wrong; the program ends with exit status 78 (EX_CONFIG of sysexits.h)."""
+
+    code = "config_error"
+    exit_status = 78
+
+
+class StoreError(LlamaManError):
+    """The store could not do what was asked; nothing was changed."""
+
+    status = 503
+    code = "store_failed"
+
+
+class StoreReadOnly(StoreError):
+    """A write failed before; the store refuses writes until one works again."""
+
+    status = 507
+    code = "store_read_only"
+
+
+class StoreCorrupt(StoreError):
+    """A stored file cannot be trusted; the boot stops rather than start from nothing."""
+
+    code = "store_corrupt"
+    exit_status = 78
+
+
+class VersionConflict(Conflict):
+    """A document changed between read and write."""
+
+    code = "version_conflict"
