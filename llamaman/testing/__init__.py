@@ -1,1 +1,9 @@
-"""What plugin authors and our own tests share: real engines, a tiny real model, contract suites."""
+"""The test harness that LlamaMan ships: tiny models, servers with a bad temper, engines for fixtures.
+
+Importing this package costs nothing; what a test needs is loaded when it is used.
+"""
+
+from llamaman.testing.tempers import KINDS, write_temper
+from llamaman.testing.tiny_model import write_slow_model, write_tiny_model
+
+__all__ = ["KINDS", "write_slow_model", "write_temper", "write_tiny_model"]
