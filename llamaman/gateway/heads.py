@@ -1,0 +1,220 @@
+"""Request heads: what the front door accepts from a client, decided before any route is looked up.
+
+Read by: anyone who wonders why a request got 400. The HTTP parser in front of this module (llhttp, through
+httptools) refuses broken syntax, but lets through heads that two programs may read differently: two Hosts, an
+encoded slash, a target that names another host. Everything behind the front door relies on the one `Head`
+made here: routing, access and forwarding use its single decoded path. Pure: bytes in, Head or BadHead out.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+from urllib.parse import unquote_to_bytes
+
+MAX_HEADERS = 100
+MAX_TARGET_BYTES = 8192
+
+Header = tuple[bytes, bytes]
+
+
+class BadHead(Exception):
+    """The head breaks a rule of this module; `reason` is one sentence for the client (status 400)."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Head(NamedTuple):
+    """A request head that passed every rule.
+
+    A named tuple because it is built once per request: immutable, slotted, and three times cheaper than a
+    frozen dataclass. `path` is percent-decoded once; `raw_path` and `query` are the client's bytes. `headers`
+    have lower-case names; names with an underscore were dropped, because CGI-like layers read `_` as `-`.
+    `content_length` is None when the client sent none.
+    """
+
+    method: str
+    path: str
+    raw_path: bytes
+    query: bytes
+    headers: list[Header]
+    http_version: str
+    host: str
+    content_length: int | None
+    chunked: bool
+    expect_continue: bool
+    keep_alive: bool
+
+
+_TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
+_CONTROLS = bytes(range(0x20)) + b"\x7f"
+_CONTROLS_EXCEPT_TAB = _CONTROLS.replace(b"\t", b"")
+_NOT_IN_TARGET = bytes(range(0x21)) + b"\x7f#"
+_NOT_IN_PATH = _CONTROLS + b"\\"
+_BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_HOST = re.compile(
+    rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9_.])?)(?::[0-9]{1,5})?"
+)
+
+_ONCE = frozenset({b"authorization", b"x-api-key", b"origin", b"content-type", b"cookie"})
+_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"connection"} | _ONCE)
+_METHODS_REFUSED = frozenset({b"CONNECT", b"TRACE"})
+
+
+@lru_cache(maxsize=512)
+def _host(value: bytes) -> str:
+    """A Host value of valid grammar as text. Cached: a client sends the same one with every request."""
+    if _HOST.fullmatch(value) is None:
+        raise BadHead("the Host header must be one host name or address with an optional port")
+    port = value.rpartition(b"]")[2].partition(b":")[2]
+    if port and int(port) > 65535:
+        raise BadHead("the port in the Host header must be at most 65535")
+    return value.decode("ascii").lower()
+
+
+@lru_cache(maxsize=256)
+def _path(raw_path: bytes) -> str:
+    """The path decoded exactly once. Cached: inference clients call a handful of paths."""
+    if not raw_path.startswith(b"/"):
+        raise BadHead("the request target must be a path that starts with /, not a full URL")
+    path = raw_path
+    if b"%" in raw_path:
+        if _BAD_ESCAPE.search(raw_path):
+            raise BadHead("a % in the path must be followed by two hexadecimal digits")
+        if b"%2f" in raw_path.lower():
+            raise BadHead("the path must not contain an encoded slash (%2F)")
+        path = unquote_to_bytes(raw_path)
+    if len(path.translate(None, _NOT_IN_PATH)) != len(path):
+        raise BadHead("the path must not contain control characters or a backslash")
+    if b"//" in path:
+        raise BadHead("the path must not contain an empty segment (//)")
+    if b"/." in path and any(segment in (b".", b"..") for segment in path.split(b"/")):
+        raise BadHead("the path must not contain . or .. segments")
+    try:
+        return path.decode("utf-8")
+    except UnicodeDecodeError:
+        raise BadHead("the path must be valid UTF-8") from None
+
+
+def _key_of(authorization: bytes) -> bytes:
+    scheme, space, rest = authorization.partition(b" ")
+    return rest.strip() if space and scheme.lower() == b"bearer" else authorization
+
+
+def check_head(
+    method: bytes,
+    target: bytes,
+    http_version: str,
+    headers: list[Header],
+    *,
+    max_headers: int = MAX_HEADERS,
+    max_target_bytes: int = MAX_TARGET_BYTES,
+) -> Head:
+    """Validate one request head; `headers` in the order and case of the wire. Raises BadHead."""
+    if http_version not in ("1.1", "1.0"):
+        raise BadHead("only HTTP/1.1 and HTTP/1.0 are spoken here")
+    if method in _METHODS_REFUSED:
+        raise BadHead("the methods CONNECT and TRACE are not supported")
+    if not method or method.translate(None, _TOKEN):
+        raise BadHead("the request method is not a valid token")
+    if len(target) > max_target_bytes:
+        raise BadHead(f"the request target is longer than {max_target_bytes} bytes")
+    if len(target.translate(None, _NOT_IN_TARGET)) != len(target):
+        raise BadHead("the request target must not contain spaces, control characters or #")
+    if len(headers) > max_headers:
+        raise BadHead(f"the request has more than {max_headers} headers")
+    names = b"".join([name for name, _ in headers])
+    if names.translate(None, _TOKEN):
+        raise BadHead("a header name contains a character that is not allowed there")
+    values = b"".join([value for _, value in headers])
+    if len(values.translate(None, _CONTROLS_EXCEPT_TAB)) != len(values):
+        raise BadHead("a header value contains a control character")
+
+    kept: list[Header] = []
+    seen: dict[bytes, bytes] = {}
+    connection = b""
+    for wire_name, value in headers:
+        name = wire_name.lower()
+        if not name:
+            raise BadHead("a header name is empty")
+        if b"_" in name:
+            continue
+        kept.append((name, value))
+        if name in _FRAMING:
+            if name == b"connection":
+                connection += b"," + value.lower()
+            elif name in seen:
+                raise BadHead(f"the header {name.decode()} was sent more than once")
+            else:
+                seen[name] = value
+        elif name.startswith(b"x-cluster-"):
+            if name in seen:
+                raise BadHead(f"the header {name.decode()} was sent more than once")
+            seen[name] = value
+
+    host = seen.get(b"host")
+    if host is None:
+        raise BadHead("the request has no Host header")
+    api_key, authorization = seen.get(b"x-api-key"), seen.get(b"authorization")
+    if api_key is not None and authorization is not None and _key_of(authorization) != api_key:
+        raise BadHead("Authorization and X-Api-Key carry different keys: send one of them")
+
+    content_length: int | None = None
+    length_value = seen.get(b"content-length")
+    if length_value is not None:
+        if not length_value.isdigit() or len(length_value) > 18:
+            raise BadHead("Content-Length must be a plain decimal number of bytes")
+        content_length = int(length_value)
+    encoding = seen.get(b"transfer-encoding")
+    if encoding is not None:
+        if encoding.strip().lower() != b"chunked":
+            raise BadHead("the only Transfer-Encoding understood here is chunked")
+        if http_version == "1.0" or content_length is not None:
+            raise BadHead("Transfer-Encoding cannot be combined with Content-Length or HTTP/1.0")
+
+    keep_alive = http_version == "1.1"
+    if connection:
+        options = [option.strip() for option in connection.split(b",")]
+        if b"close" in options:
+            keep_alive = False
+        elif b"keep-alive" in options:
+            keep_alive = True
+
+    raw_path, _, query = target.partition(b"?")
+    return Head(
+        method.decode("ascii"),
+        _path(raw_path),
+        raw_path,
+        query,
+        kept,
+        http_version,
+        _host(host),
+        content_length,
+        encoding is not None,
+        http_version == "1.1" and seen.get(b"expect", b"").lower() == b"100-continue",
+        keep_alive,
+    )
+
+
+_VERSIONS = {b" HTTP/1.1": "1.1", b" HTTP/1.0": "1.0"}
+_FIRST_BYTE = re.compile(rb"[A-Za-z]")
+_BARE_LF = re.compile(rb"(?<!\r)\n")
+
+
+def version_of(head: bytes) -> str:
+    """The HTTP version in the request line, "" when it is none of ours (llhttp takes RTSP and 0.9, too)."""
+    line_end = head.find(b"\r\n")
+    return _VERSIONS.get(head[max(0, line_end - 9) : line_end], "")
+
+
+def check_partial_head(part: bytes) -> None:
+    """Refuse what no further byte can turn into a head, and so at once. Raises BadHead."""
+    if _FIRST_BYTE.match(part) is None:
+        raise BadHead("this port speaks plain HTTP: use an http:// address, or a TLS proxy in front of it")
+    if _BARE_LF.search(part):
+        raise BadHead("lines of a request head must end in CR LF")
+    if b"\r\n" in part and not version_of(part):
+        raise BadHead("the request line must end in HTTP/1.1 or HTTP/1.0")

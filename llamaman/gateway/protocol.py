@@ -1,0 +1,523 @@
+"""The server side of one client connection: bytes in, one ASGI call per request, bytes out.
+
+Read by: whoever doubts what happens to a connection. Guarantees, for every client: one request at a time
+(nothing is pipelined: bytes after an unanswered request are dropped and end the connection), a socket that
+stays readable while an answer runs, so that a client that leaves is noticed at once, one write per answer where
+that is possible, and an answer that breaks off is never mistaken for a complete one.
+
+The head's end is found here and the parser gets whole heads only: so a head means the same however it was cut
+into packets. Bodies of known length do not pass the parser at all; chunked ones do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import struct
+from typing import Any, cast
+
+import httptools
+
+from llamaman.gateway.answers import refusal
+from llamaman.gateway.connections import AsgiApp, Connections, address_group
+from llamaman.gateway.heads import BadHead, Header, check_head, check_partial_head, version_of
+from llamaman.gateway.limits import (
+    BodyBudget,
+    BodyTooLarge,
+    BodyTooSlow,
+    BufferFull,
+    ClientGone,
+    Limits,
+    Surface,
+)
+from llamaman.gateway.request import Request
+
+__all__ = [
+    "AsgiApp",
+    "BodyBudget",
+    "BodyTooLarge",
+    "BodyTooSlow",
+    "BufferFull",
+    "ClientGone",
+    "Connection",
+    "Limits",
+    "Request",
+    "Surface",
+]
+
+log = logging.getLogger("llamaman.gateway")
+
+_NEVER = float("inf")
+_WRITE_HIGH_BYTES = 256 * 1024
+_ASGI = {"version": "3.0", "spec_version": "2.4"}
+_CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
+
+
+class Connection(asyncio.Protocol):
+    """One client connection. `deadline` is when the sweep ends the phase that the connection is in."""
+
+    __slots__ = (
+        "_accepted",
+        "_client",
+        "_closing",
+        "_continued",
+        "_discarded",
+        "_drain",
+        "_eof",
+        "_extra",
+        "_headers",
+        "_lingering",
+        "_need",
+        "_overhead",
+        "_parser",
+        "_part",
+        "_scheme_server",
+        "_stall_deadline",
+        "_target",
+        "_transport",
+        "_written",
+        "body_paused",
+        "close_after",
+        "deadline",
+        "group",
+        "is_lost",
+        "loop",
+        "peer",
+        "peer_uid",
+        "registry",
+        "request",
+        "surface",
+        "write_paused",
+    )
+
+    def __init__(self, registry: Connections, surface: Surface, loop: asyncio.AbstractEventLoop) -> None:
+        self.registry = registry
+        self.surface = surface
+        self.loop = loop
+        self.request: Request | None = None
+        self.peer: tuple[str, int] | None = None
+        self.peer_uid: int | None = None
+        self.group: str | None = None
+        self.deadline = loop.time() + registry.limits.keepalive_s
+        self.close_after = False  # the answer in progress is the last one
+        self.is_lost = False
+        self.write_paused = False
+        self.body_paused = False
+        self._transport: asyncio.Transport = cast(
+            asyncio.Transport, None
+        )  # set before anything else is called
+        self._scheme_server: tuple[str, int | None] | None = None
+        self._parser: httptools.HttpRequestParser | None = None
+        self._part = bytearray()  # a head that has not arrived completely
+        self._target = b""
+        self._headers: list[Header] = []
+        self._need = 0  # body bytes still to come; -1 while a chunked body runs
+        self._overhead = 0  # chunked framing bytes since the last piece of body
+        self._extra = False  # bytes of this connection were dropped: it cannot carry another request
+        self._continued = False
+        self._discarded = 0
+        self._eof = False
+        self._closing = False
+        self._lingering = False
+        self._drain: asyncio.Future[None] | None = None
+        self._written = 0
+        self._accepted = 0
+        self._stall_deadline = _NEVER
+
+    # --- transport callbacks
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(high=_WRITE_HIGH_BYTES)
+        sock: socket.socket = transport.get_extra_info("socket")
+        if sock.family == socket.AF_UNIX:
+            packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
+            self.peer_uid = struct.unpack("3i", packed)[1]
+            self._scheme_server = (str(transport.get_extra_info("sockname")), None)
+        else:
+            peername = transport.get_extra_info("peername")
+            sockname = transport.get_extra_info("sockname")
+            if peername is None or sockname is None:  # reset before it was accepted
+                self._transport.abort()
+                return
+            self.peer = (peername[0].removeprefix("::ffff:"), peername[1])
+            self._scheme_server = (sockname[0], sockname[1])
+            self.group = address_group(self.peer[0])
+        reason = self.registry.admit(self)
+        if reason is not None:
+            if self.registry.admit_refused(self):
+                self._refuse(503, reason, b"retry-after: 1\r\n")
+            else:
+                self._transport.abort()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.is_lost = True
+        self.registry.remove(self)
+        self._parser = None  # it holds bound methods of this object
+        request = self.request
+        if request is not None:
+            self.request = None
+            request.lose()
+        self._release_drain()
+
+    def eof_received(self) -> bool:
+        self._eof = True
+        request = self.request
+        if request is None or self._closing:
+            return False
+        # Half-closed counts as gone, as it does for llama-server; the answer may still be written.
+        request.lose()
+        return True
+
+    def data_received(self, data: bytes) -> None:
+        if self.request is not None:
+            self._body_bytes(data)
+            return
+        if self._lingering or self._closing:
+            self._drop(len(data))
+            return
+        part = self._part
+        if part:
+            searched = max(0, len(part) - 3)
+            part += data
+            end = part.find(b"\r\n\r\n", searched)
+            if end >= 0 or len(part) > self.registry.limits.head_bytes:
+                data = bytes(part)
+                part.clear()
+        else:
+            if data[:1] in b"\r\n":  # some clients end a body with an extra line break
+                data = data.lstrip(b"\r\n")
+                if not data:
+                    return
+            end = data.find(b"\r\n\r\n")
+            if end < 0:
+                part += data
+                self.deadline = self.loop.time() + self.registry.limits.head_s
+        if end >= 0 and end + 4 <= self.registry.limits.head_bytes:
+            self._begin(data, end + 4)
+        elif end >= 0 or len(data) > self.registry.limits.head_bytes:
+            self._refuse(431, f"the request head is larger than {self.registry.limits.head_bytes} bytes")
+        else:
+            try:
+                check_partial_head(bytes(part))
+            except BadHead as bad:
+                self._refuse(400, bad.reason)
+
+    def pause_writing(self) -> None:
+        self.write_paused = True
+
+    def resume_writing(self) -> None:
+        self.write_paused = False
+        self._release_drain()
+
+    # --- parser callbacks
+
+    def on_url(self, url: bytes) -> None:
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if len(self._headers) > self.registry.limits.max_headers:
+            raise BadHead(f"the request has more than {self.registry.limits.max_headers} headers")
+        self._headers.append((name, value))
+
+    def on_body(self, data: bytes) -> None:
+        self._overhead = 0
+        if self.request is not None:
+            self.request.feed(data)
+
+    def on_message_complete(self) -> None:
+        if self.request is not None and not self.request.body_complete:
+            self.request.end_body()
+
+    # --- a request
+
+    def _begin(self, data: bytes, end: int) -> None:
+        """A whole head arrived: check it and start its handler."""
+        limits = self.registry.limits
+        raw_head = data[:end]
+        parser = self._parser
+        if parser is None:
+            parser = self._parser = httptools.HttpRequestParser(self)
+        self._target = b""
+        self._headers = []
+        upgrade = False
+        try:
+            try:
+                parser.feed_data(raw_head)
+            except httptools.HttpParserUpgrade:
+                upgrade = True
+            head = check_head(
+                parser.get_method(),
+                self._target,
+                version_of(raw_head),
+                self._headers,
+                max_headers=limits.max_headers,
+                max_target_bytes=limits.target_bytes,
+            )
+        except BadHead as bad:
+            self._refuse(400, bad.reason)
+            return
+        except httptools.HttpParserError as error:
+            cause = error.__context__
+            self._refuse(
+                400, cause.reason if isinstance(cause, BadHead) else f"not a valid HTTP head: {error}"
+            )
+            return
+        length = head.content_length
+        self._need = length or 0
+        self._overhead = 0
+        self._continued = False
+        if head.chunked:
+            self._need = -1
+            if upgrade:
+                # The parser takes an upgrade offer for the end of HTTP; a fresh one goes on with the body.
+                parser = self._parser = httptools.HttpRequestParser(self)
+                parser.feed_data(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
+        elif length or upgrade:
+            self._parser = None  # it would wait for a body that it never sees
+        request = self.request = Request(self, head, body_complete=self._need == 0)
+        self.deadline = _NEVER
+        if len(data) > end:
+            self._body_bytes(data[end:])
+            if request.is_gone:
+                return
+        task = self.loop.create_task(self._run(request))
+        request.task = task
+        self.registry.tasks.add(task)
+
+    def _body_bytes(self, data: bytes) -> None:
+        """Bytes that arrived while a request runs: its body, or something that nobody asked for."""
+        request = self.request
+        assert request is not None
+        need = self._need
+        if request.body_complete:
+            self._drop(len(data))
+        elif need > 0:
+            if len(data) > need:
+                self._drop(len(data) - need)
+                data = data[:need]
+            self._need = need - len(data)
+            request.feed(data)
+            if not self._need:
+                request.end_body()
+        else:
+            self._chunked_bytes(request, data)
+
+    def _chunked_bytes(self, request: Request, data: bytes) -> None:
+        parser = self._parser
+        if parser is None:
+            self._drop(len(data))
+            return
+        self._overhead += len(data)
+        self._headers = []
+        self._target = b""
+        failure = "the chunked body carries too much besides its content"
+        try:
+            parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            failure = f"not a valid chunked body: {error}"
+            self._parser = None
+        if request.body_complete:
+            if self._parser is None or self._target:  # something followed the last chunk
+                self._parser = None
+                self._drop(0)
+        elif self._parser is None or self._overhead > self.registry.limits.head_bytes:
+            self._parser = None
+            self.request = None
+            request.lose()
+            if request.started:
+                self._transport.abort()
+            else:
+                self._refuse(400, failure)
+
+    async def _run(self, request: Request) -> None:
+        """Call the application, and see to it that the client gets an end in any case."""
+        head = request.head
+        scope: dict[str, Any] = {
+            "type": "http",
+            "asgi": _ASGI,
+            "http_version": head.http_version,
+            "method": head.method,
+            "scheme": "http",
+            "path": head.path,
+            "raw_path": head.raw_path,
+            "query_string": head.query,
+            "root_path": "",
+            "headers": head.headers,
+            "client": self.peer,
+            "server": self._scheme_server,
+            "extensions": {"llamaman.request": request},
+        }
+        try:
+            await self.registry.app(scope, request.receive, request.send)
+            if not request.answered and not self.is_lost:
+                log.error("the handler of %s %s returned without a complete answer", head.method, head.path)
+                self._fail(request, 500, "internal error")
+        except ClientGone:
+            self._fail(request, 0, "")
+        except BodyTooLarge as error:
+            self._fail(request, 413, str(error))
+        except BodyTooSlow as error:
+            self._fail(request, 408, str(error))
+        except BufferFull as error:
+            self._fail(request, 503, str(error), b"retry-after: 1\r\n")
+        except asyncio.CancelledError:
+            self._fail(request, 503, "the server is shutting down")
+            raise
+        except Exception:
+            log.exception("the handler of %s %s failed", head.method, head.path)
+            self._fail(request, 500, "internal error")
+        finally:
+            request.release()
+            task = request.task
+            if task is not None:
+                self.registry.tasks.discard(task)
+                request.task = None
+
+    def _fail(self, request: Request, status: int, sentence: str, extra: bytes = b"") -> None:
+        """End a request whose handler did not: an error before the answer began, an abort after."""
+        if self.is_lost or request.answered or self.request is not request:
+            return
+        if request.started or not status:
+            self._transport.abort()
+            return
+        request.answered = True
+        self.request = None
+        self._refuse(status, sentence, extra, unread=not request.body_complete)
+
+    def answer_done(self, request: Request) -> None:
+        """The answer is written: wait for the next request, or end the connection."""
+        self.request = None
+        if self._extra or not request.body_complete:
+            self._linger()
+        elif self.close_after or self._eof:
+            self._close()
+        else:
+            self.deadline = self.loop.time() + self.registry.limits.keepalive_s
+
+    def keeps_alive(self, request: Request) -> bool:
+        """Whether the connection may carry another request after this answer."""
+        return (
+            request.head.keep_alive
+            and request.body_complete
+            and not (self._extra or self._eof or self.close_after)
+        )
+
+    # --- writing
+
+    def write(self, data: bytes) -> None:
+        """Hand bytes to the transport."""
+        self._written += len(data)
+        self._transport.write(data)
+
+    async def drained(self) -> None:
+        """Wait until the client has taken enough. Raises ClientGone when it never will."""
+        while self.write_paused and not self.is_lost:
+            self._drain = self.loop.create_future()
+            await self._drain
+        if self.is_lost:
+            raise ClientGone("the client closed the connection before the answer was complete")
+
+    def _release_drain(self) -> None:
+        if self._drain is not None:
+            if not self._drain.done():
+                self._drain.set_result(None)
+            self._drain = None
+
+    # --- the body's flow
+
+    def ask_for_body(self, request: Request) -> None:
+        """A handler waits for the body: tell a client that asked first, and read on."""
+        if request.head.expect_continue and not (request.received or request.started or self._continued):
+            self._continued = True
+            self.write(_CONTINUE)
+        self.resume_body()
+
+    def pause_body(self) -> None:
+        """Stop reading: nobody takes the body at the moment."""
+        if not self.body_paused and not self._closing:
+            self.body_paused = True
+            self._transport.pause_reading()
+
+    def resume_body(self) -> None:
+        """Read on."""
+        if self.body_paused and not self.is_lost:
+            self.body_paused = False
+            self._transport.resume_reading()
+
+    # --- the end of a connection
+
+    @property
+    def is_idle(self) -> bool:
+        """Between two requests, with nothing of the next one here."""
+        return self.request is None and not (self._part or self._lingering or self._closing)
+
+    def finish(self) -> None:
+        """Close now if nothing is in progress, else after the answer."""
+        if self.request is not None:
+            self.close_after = True
+        elif not self._lingering:
+            self._close()
+
+    def abort(self) -> None:
+        """Drop the connection with everything unsent."""
+        self._transport.abort()
+
+    def _refuse(self, status: int, sentence: str, extra: bytes = b"", *, unread: bool = True) -> None:
+        """Answer without an application and end the connection."""
+        self._part.clear()
+        self.request = None
+        self.write(refusal(status, sentence, self.registry.date_line, extra))
+        if unread:
+            self._linger()
+        else:
+            self._close()
+
+    def _drop(self, count: int) -> None:
+        """Count bytes that belong to no request; a client that sends too many is cut off."""
+        self._extra = True
+        self._discarded += count
+        if self._discarded > self.registry.limits.discard_bytes:
+            self._transport.abort()
+
+    def _linger(self) -> None:
+        """End our side and read on for a moment: closing over unread bytes would destroy the sent answer."""
+        if self._eof:
+            self._close()
+            return
+        self._lingering = True
+        self.deadline = self.loop.time() + self.registry.limits.discard_s
+        self.resume_body()
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+
+    def _close(self) -> None:
+        self._closing = True
+        self.deadline = _NEVER
+        self._transport.close()
+
+    def check(self, now: float) -> None:
+        """Called by the sweep: end what has taken too long."""
+        unsent = self._transport.get_write_buffer_size()
+        if not unsent:
+            self._stall_deadline = _NEVER
+        else:
+            accepted = self._written - unsent
+            if accepted != self._accepted or self._stall_deadline == _NEVER:
+                self._accepted = accepted
+                self._stall_deadline = now + self.registry.limits.write_stall_s
+            elif now >= self._stall_deadline:
+                self._transport.abort()
+                return
+        if self.request is not None:
+            self.request.check_rate(now)
+        elif now >= self.deadline:
+            if self._part:
+                self._refuse(
+                    408, f"the request head did not arrive within {self.registry.limits.head_s:g} seconds"
+                )
+            elif self._lingering:
+                self._transport.abort()
+            else:
+                self._close()
