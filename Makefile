@@ -1,0 +1,38 @@
+# Every target makes the environment it needs; python3 (3.11 or newer) and make are enough.
+# Another interpreter: make PYTHON=python3.12 test
+PYTHON ?= python3
+RUN := .venv/bin/python -m
+
+.DEFAULT_GOAL := help
+.PHONY: help venv demo-venv demo test lint format bench clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+venv: ## make .venv with everything installed editable, tests and lint included
+	@$(PYTHON) scripts/bootstrap_venv.py --profile dev
+
+demo-venv:
+	@$(PYTHON) scripts/bootstrap_venv.py --profile demo
+
+demo: demo-venv ## start LlamaMan with a small model and ask it something (DEMO_EXIT=1: then stop)
+	@exec .venv/bin/llamaman demo
+
+test: venv ## run all tests (choose with ARGS="tests/core -k ports")
+	@$(RUN) pytest $(ARGS)
+
+lint: venv ## formatting, lint and types; changes nothing
+	@$(RUN) ruff format --check .
+	@$(RUN) ruff check .
+	@$(RUN) mypy
+
+format: venv ## let ruff rewrite what it can
+	@$(RUN) ruff check --fix .
+	@$(RUN) ruff format .
+
+bench: venv ## measure the front door against a direct connection and nginx
+	@$(RUN) benchmarks $(ARGS)
+
+clean: ## remove .venv, the demo's files and every cache
+	rm -rf .venv .demo dist build .pytest_cache .mypy_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

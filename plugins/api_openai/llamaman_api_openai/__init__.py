@@ -1,0 +1,1 @@
+"""The OpenAI dialect: what `llamaman.plugins` loads under the name api_openai."""
