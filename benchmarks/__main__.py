@@ -1,0 +1,119 @@
+"""``python -m benchmarks``: LlamaMan beside a direct connection and beside nginx, in one run.
+
+Exit status 0 also when a target is missed, unless --strict; 1 then; 2 when a part did not come up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import dataclasses
+import json
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks import columns, cycles, llamaman_proc, load, processes, report, startup
+
+ONLY = (*(scenario.name for scenario in columns.SCENARIOS), "startup", "cycles")
+
+
+def _arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks", description=(__doc__ or "").split("\n", maxsplit=1)[0]
+    )
+    parser.add_argument("--quick", action="store_true", help="two short rounds instead of five; 50 cycles")
+    parser.add_argument("--seconds", type=float, help="measured seconds per scenario, column and round")
+    parser.add_argument("--rounds", type=int, help="how often each is measured; medians are reported")
+    parser.add_argument(
+        "--only", action="append", choices=ONLY, help="run this part; may be given several times"
+    )
+    parser.add_argument(
+        "--cycles", type=int, help="launch/stop cycles of the leak check (default 1000, 50 with --quick)"
+    )
+    parser.add_argument(
+        "--json", type=Path, metavar="FILE", help="also write everything that was measured there"
+    )
+    parser.add_argument(
+        "--strict", action="store_true", help="exit 1 when a target is missed or not measured"
+    )
+    return parser.parse_args(argv)
+
+
+def _say(text: str) -> None:
+    sys.stderr.write(text + "\n")
+
+
+def main(argv: Sequence[str]) -> int:
+    """Run what was asked for and print the report."""
+    wish = _arguments(argv)
+    rounds = wish.rounds or (2 if wish.quick else 5)
+    seconds = wish.seconds or (1.0 if wish.quick else 3.0)
+    parts = wish.only or ONLY
+    count = wish.cycles if wish.cycles is not None else 50 if wish.quick else 1000
+    facts = report.machine_facts()
+    sys.stdout.write(
+        f"{facts}\nEverybody on this machine is in these figures: only the ratios of one run count.\n\n"
+    )
+    absent = llamaman_proc.unavailable()
+    try:
+        results, missing = _compare([s for s in columns.SCENARIOS if s.name in parts], rounds, seconds)
+        started = startup.measure(2 if wish.quick else 5) if "startup" in parts and not absent else None
+        leaks = cycles.run(count, _say) if "cycles" in parts and not absent else None
+    except (processes.NotReady, llamaman_proc.ManagerError, load.LoadError) as problem:
+        _say(f"the benchmark could not be run: {problem}")
+        return 2
+    rows = report.comparison_rows(results)
+    if "startup" in parts:
+        rows += report.startup_rows(started)
+    sys.stdout.write(report.table(rows) + "\n")
+    if started is not None and started.refused_with:
+        sys.stdout.write(f"statuses before the first answer: {', '.join(map(str, started.refused_with))}\n")
+    if absent:
+        missing[columns.LLAMAMAN] = absent
+    for name, why in missing.items():
+        sys.stdout.write(f"column {name} is left out: {why}\n")
+    if leaks is not None:
+        sys.stdout.write(cycles.text(leaks) + "\n")
+    sys.stdout.write(f"at the end: {report.machine_facts()}\n")
+    if wish.json:
+        _write(wish.json, facts, results, rows, started, leaks)
+    bad = any(row.target and not row.holds for row in rows) or (leaks is not None and bool(leaks.leaked))
+    return 1 if wish.strict and bad else 0
+
+
+def _compare(
+    scenarios: Sequence[columns.Scenario], rounds: int, seconds: float
+) -> tuple[columns.Results, dict[str, str]]:
+    if not scenarios:
+        return {}, {}
+    with tempfile.TemporaryDirectory(prefix="llamaman-bench-") as folder, contextlib.ExitStack() as stack:
+        opened, missing = columns.open_columns(stack, Path(folder))
+        return columns.measure(opened, scenarios, rounds, seconds, _say), missing
+
+
+def _write(
+    path: Path,
+    facts: str,
+    results: columns.Results,
+    rows: Sequence[report.Row],
+    started: startup.Startup | None,
+    leaks: cycles.Leaks | None,
+) -> None:
+    rounds = {
+        name: {column: [dataclasses.asdict(one) for one in many] for column, many in by_column.items()}
+        for name, by_column in results.items()
+    }
+    everything = {
+        "machine": facts,
+        "rows": [dataclasses.asdict(row) for row in rows],
+        "rounds": rounds,
+        "startup": dataclasses.asdict(started) if started else None,
+        "cycles": dataclasses.asdict(leaks) if leaks else None,
+    }
+    path.write_text(json.dumps(everything, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

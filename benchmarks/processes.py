@@ -1,0 +1,120 @@
+"""Starting, finding and ending the processes of a run, and what /proc says about them.
+
+Read by every module here that owns a process. Guarantees that only processes started here are ended, by
+their pid, and that whatever /proc does not show any more reads as null or as absent, never as zero.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+
+class NotReady(Exception):
+    """Something did not come up in time; the text says what and shows its last words."""
+
+
+def free_ports(count: int) -> list[int]:
+    """``count`` consecutive TCP ports of 127.0.0.1 that are free now, below the kernel's own ephemeral
+    range."""
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    start = 10_000 + (os.getpid() * 37) % 10_000
+    for first in range(start, min(low, 32_000) - count, count):
+        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
+            for port in range(first, first + count):
+                held.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            return list(range(first, first + count))
+    raise NotReady(f"no {count} consecutive free ports between {start} and {low}")
+
+
+def wait_until(
+    ready: Callable[[], bool], what: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 20
+) -> None:
+    """Poll ``ready`` every 5 ms.
+
+    :raises NotReady: ``process`` exits first, or ``seconds`` pass; the text ends with the log's last lines.
+    """
+    deadline = time.monotonic() + seconds
+    while not ready():
+        code = process.poll()
+        if code is not None or time.monotonic() > deadline:
+            how = f"exited {code}" if code is not None else f"was not ready after {seconds:.0f} s"
+            raise NotReady(f"{what} {how}; its last words:\n{log.read_text(errors='replace')[-2000:]}")
+        time.sleep(0.005)
+
+
+def accepts(port: int) -> bool:
+    """Whether something listens on this port of 127.0.0.1."""
+    with socket.socket() as sock:
+        return sock.connect_ex(("127.0.0.1", port)) == 0
+
+
+def stop(process: subprocess.Popen[bytes], seconds: float = 15) -> None:
+    """SIGTERM, then SIGKILL after ``seconds``; waits for the end."""
+    if process.poll() is None:
+        process.terminate()
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def rss_mb(pid: int) -> float | None:
+    """VmRSS in MB of 10^6 bytes, null when the process is gone."""
+    for line in _lines(Path(f"/proc/{pid}/status")):
+        if line.startswith("VmRSS:"):
+            return int(line.split()[1]) * 1024 / 1e6
+    return None
+
+
+def thread_count(pid: int) -> int | None:
+    """Threads of a process, null when it is gone."""
+    return _count(Path(f"/proc/{pid}/task"))
+
+
+def descriptor_count(pid: int) -> int | None:
+    """Open file descriptors of a process, null when it is gone."""
+    return _count(Path(f"/proc/{pid}/fd"))
+
+
+def mentioning(text: str) -> dict[int, str]:
+    """Processes, other than this one, whose command line holds ``text``: pid to command line."""
+    found: dict[int, str] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):  # it ended while we looked
+                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+                if text in line:
+                    found[int(entry.name)] = line
+    return found
+
+
+def listening(ports: Iterable[int]) -> set[int]:
+    """Those of ``ports`` on which anything on this machine listens."""
+    wanted, found = set(ports), set()
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in _lines(Path(table))[1:]:
+            cells = line.split()
+            if cells[3] == "0A":
+                found.add(int(cells[1].rpartition(":")[2], 16))
+    return wanted & found
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text().splitlines()
+    except OSError:
+        return []
+
+
+def _count(path: Path) -> int | None:
+    try:
+        return len(list(path.iterdir()))
+    except OSError:
+        return None
