@@ -407,9 +407,12 @@ class Connection(asyncio.Protocol):
     # --- writing
 
     def write(self, data: bytes) -> None:
-        """Hand bytes to the transport."""
+        """Hand bytes to the transport. Raises ClientGone when it broke and has not told us yet."""
         self._written += len(data)
-        self._transport.write(data)
+        try:
+            self._transport.write(data)
+        except RuntimeError as closed:  # uvloop's way to say that the handle is closed
+            raise ClientGone("the connection broke while the answer was written") from closed
 
     async def drained(self) -> None:
         """Wait until the client has taken enough. Raises ClientGone when it never will."""
@@ -436,13 +439,13 @@ class Connection(asyncio.Protocol):
 
     def pause_body(self) -> None:
         """Stop reading: nobody takes the body at the moment."""
-        if not self.body_paused and not self._closing:
+        if not self.body_paused and not self._transport.is_closing():
             self.body_paused = True
             self._transport.pause_reading()
 
     def resume_body(self) -> None:
         """Read on."""
-        if self.body_paused and not self.is_lost:
+        if self.body_paused and not self._transport.is_closing():
             self.body_paused = False
             self._transport.resume_reading()
 
@@ -468,6 +471,8 @@ class Connection(asyncio.Protocol):
         """Answer without an application and end the connection."""
         self._part.clear()
         self.request = None
+        if self._transport.is_closing():
+            return
         self.write(refusal(status, sentence, self.registry.date_line, extra))
         if unread:
             self._linger()
@@ -489,7 +494,7 @@ class Connection(asyncio.Protocol):
         self._lingering = True
         self.deadline = self.loop.time() + self.registry.limits.discard_s
         self.resume_body()
-        if self._transport.can_write_eof():
+        if not self._transport.is_closing():
             self._transport.write_eof()
 
     def _close(self) -> None:
