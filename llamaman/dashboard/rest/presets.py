@@ -1,0 +1,86 @@
+"""``/api/presets``: saved launch options, one set per model file.
+
+The URL names the model by its path without the leading slash. A preset holds launch options, ``favorite`` and
+``note``; PUT replaces the options and keeps the other two unless it names them, PATCH changes only those two.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from flask import Blueprint, Response, jsonify
+
+from llamaman.access import Access, access
+from llamaman.core import launch
+from llamaman.dashboard.bodies import Check, boolean, text
+from llamaman.dashboard.http import fields, identity, json_body
+from llamaman.dashboard.services import Services
+from llamaman.dashboard.shapes import plain
+from llamaman.errors import InvalidField, NotFound
+from llamaman.records import RouteSet
+
+NOTE_LENGTH = 4096
+_KEPT: dict[str, Check] = {"favorite": boolean, "note": text(NOTE_LENGTH)}
+_ONE = "/api/presets/<path:model_path>"
+
+
+def routes(kernel: Services) -> RouteSet:
+    """The blueprint."""
+    blueprint = Blueprint("presets", __name__)
+
+    @blueprint.get("/api/presets")
+    @access(Access.VIEW)
+    def list_presets() -> Response:
+        return jsonify({str(path): plain(preset) for path, preset in kernel.library.presets().items()})
+
+    @blueprint.get(_ONE)
+    @access(Access.VIEW)
+    def get_preset(model_path: str) -> Response:
+        return jsonify(plain(_existing(kernel, model_path)))
+
+    @blueprint.put(_ONE)
+    @access(Access.MANAGE)
+    def put_preset(model_path: str) -> Response:
+        body = json_body()
+        kept = {name: check(name, body.pop(name)) for name, check in _KEPT.items() if name in body}
+        path = _known(kernel, model_path)
+        before = kernel.library.preset(path) or {}
+        kept = {name: before[name] for name in _KEPT if name in before} | kept
+        kernel.library.put_preset(path, launch.validate(body) | kept, identity().actor)
+        return jsonify({"status": "saved"})
+
+    @blueprint.patch(_ONE)
+    @access(Access.MANAGE)
+    def patch_preset(model_path: str) -> Response:
+        changes = fields(_KEPT)
+        before = _existing(kernel, model_path)
+        kernel.library.put_preset(_path(model_path), {**before, **changes}, identity().actor)
+        return jsonify({"status": "saved"})
+
+    @blueprint.delete(_ONE)
+    @access(Access.MANAGE)
+    def delete_preset(model_path: str) -> Response:
+        kernel.library.delete_preset(_path(model_path), identity().actor)
+        return jsonify({"status": "deleted"})
+
+    return RouteSet(blueprint)
+
+
+def _path(model_path: str) -> Path:
+    return Path("/", model_path)
+
+
+def _known(kernel: Services, model_path: str) -> Path:
+    """Only a scanned file gets a preset, so that a typo is an error and not a preset nobody uses."""
+    try:
+        return kernel.library.by_path(_path(model_path)).path
+    except NotFound as error:
+        raise InvalidField("model_path", f"model_path: {error.message}") from None
+
+
+def _existing(kernel: Services, model_path: str) -> dict[str, Any]:
+    preset = kernel.library.preset(_path(model_path))
+    if preset is None:
+        raise NotFound("No preset for this model")
+    return dict(preset)

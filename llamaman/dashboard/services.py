@@ -1,0 +1,85 @@
+"""The part of the kernel that management routes use. Read by every blueprint; the kernel fits it by shape.
+
+A blueprint that needs more says so here, so that what management can do to the kernel is one page.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from llamaman.records import InstanceView, LaunchRequest, PluginRecord
+
+if TYPE_CHECKING:
+    from llamaman.core.auth import Keys
+    from llamaman.core.config import Config
+    from llamaman.core.events import Events
+    from llamaman.core.settings import Settings
+    from llamaman.library import Library
+
+
+class Instances(Protocol):
+    """Synchronous and thread-safe: each call returns when the thing is done, or raises a LlamaManError."""
+
+    def views(self) -> Sequence[InstanceView]:
+        """Every instance."""
+
+    def view(self, id: str) -> InstanceView:
+        """One instance; NotFound."""
+
+    def launch(self, request: LaunchRequest, actor: str) -> InstanceView:
+        """Accept a launch; returns before the model is loaded."""
+
+    def stop(self, id: str, actor: str, force: bool = False) -> InstanceView:
+        """Returns when it is stopped."""
+
+    def restart(
+        self,
+        id: str,
+        actor: str,
+        options: Mapping[str, Any] | None = None,
+        confirm_overcommit: bool = False,
+    ) -> InstanceView:
+        """Start again under the same id."""
+
+    def remove(self, id: str, actor: str) -> None:
+        """Forget it; Conflict unless it is stopped or failed."""
+
+    def next_port(self) -> int | None:
+        """The first free public port."""
+
+
+class Services(Protocol):
+    """The kernel as management sees it."""
+
+    @property
+    def config(self) -> Config:
+        """The environment."""
+
+    @property
+    def settings(self) -> Settings:
+        """Run-time settings."""
+
+    @property
+    def events(self) -> Events:
+        """What happened."""
+
+    @property
+    def keys(self) -> Keys:
+        """API keys."""
+
+    @property
+    def library(self) -> Library:
+        """Models and presets."""
+
+    @property
+    def instances(self) -> Instances:
+        """Running and stopped models."""
+
+    @property
+    def plugins(self) -> Sequence[PluginRecord]:
+        """Installed plugins."""
+
+    @property
+    def started_at(self) -> float:
+        """Epoch seconds of the boot."""

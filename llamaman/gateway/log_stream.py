@@ -1,0 +1,90 @@
+"""``GET /api/instances/{id}/logs/stream``: a log as server-sent events, on the event loop.
+
+Frames are ``data: {"lines": [...]}``: first the last lines, then new ones; ``: keepalive`` every 15 s of
+silence. A reader holds no thread while it waits. The stream ends when the client leaves (the server closes
+the iterator) or when the instance is removed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Mapping
+from pathlib import Path
+
+from llamaman.access import Access
+from llamaman.errors import NotFound, QueueFull
+from llamaman.gateway.log_tail import Tail
+from llamaman.records import Identity, StreamRoute
+
+PATTERN = "/api/instances/{id}/logs/stream"
+KEEPALIVE = b": keepalive\n\n"
+KEEPALIVE_S = 15.0
+POLL_S = 0.25
+PER_CALLER = 16
+IN_ALL = 512
+
+
+class LogStreams:
+    """The open log streams; its owner is the event loop.
+
+    :param log_path: instance id -> its log file; raises NotFound. Must not block.
+    """
+
+    def __init__(self, log_path: Callable[[str], Path]) -> None:
+        self._log_path = log_path
+        self._open: Counter[str] = Counter()
+
+    def route(self) -> StreamRoute:
+        """The route to be mounted on the loop."""
+        return StreamRoute("GET", PATTERN, Access.MANAGE, self.open)
+
+    def open(self, identity: Identity, values: Mapping[str, str]) -> AsyncIterator[bytes]:
+        """Start a stream.
+
+        :raises NotFound: no such instance. :raises QueueFull: too many open streams.
+        """
+        path = self._log_path(values["id"])
+        who = identity.key_id or identity.actor
+        if self._open[who] >= PER_CALLER or self._open.total() >= IN_ALL:
+            raise QueueFull(
+                f"{self._open[who]} log streams are open for this caller; close some", retry_after=5
+            )
+        return self._follow(values["id"], path, who)
+
+    async def _follow(self, instance_id: str, path: Path, who: str) -> AsyncIterator[bytes]:
+        self._open[who] += 1
+        try:
+            tail, lines = await asyncio.to_thread(Tail.begin, path)
+            yield frame(lines)
+            loop = asyncio.get_running_loop()
+            last = loop.time()
+            while True:
+                await asyncio.sleep(POLL_S)
+                lines = await asyncio.to_thread(tail.read)
+                now = loop.time()
+                if lines:
+                    last = now
+                    yield frame(lines)
+                elif self._removed(instance_id):
+                    return
+                elif now - last >= KEEPALIVE_S:
+                    last = now
+                    yield KEEPALIVE
+        finally:
+            self._open[who] -= 1
+            if not self._open[who]:
+                del self._open[who]
+
+    def _removed(self, instance_id: str) -> bool:
+        try:
+            self._log_path(instance_id)
+        except NotFound:
+            return True
+        return False
+
+
+def frame(lines: list[str]) -> bytes:
+    """One event."""
+    return b'data: {"lines":%b}\n\n' % json.dumps(lines, ensure_ascii=False, separators=(",", ":")).encode()
