@@ -69,7 +69,8 @@ def unavailable() -> str | None:
     if done.returncode == 0:
         return None
     lines = (done.stderr or done.stdout).strip().splitlines()
-    return f"`{' '.join(command())} serve --help` exited {done.returncode}: {lines[-1] if lines else 'no output'}"
+    last = lines[-1] if lines else "it wrote nothing"
+    return f"`{' '.join(command())} serve --help` exited {done.returncode}: {last}"
 
 
 def prepare(folder: Path) -> Setup:

@@ -197,4 +197,5 @@ def machine_facts() -> str:
             break
     load = " ".join(f"{value:.2f}" for value in os.getloadavg())
     cores = len(os.sched_getaffinity(0))
-    return f"{cores} cores of {model}, Linux {platform.release()}, Python {platform.python_version()}, load {load}"
+    system = f"Linux {platform.release()}, Python {platform.python_version()}"
+    return f"{cores} cores of {model}, {system}, load {load}"

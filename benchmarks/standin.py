@@ -11,7 +11,7 @@ A request's body chooses the behaviour: ``max_tokens`` (default 8) is the number
 and ``burst`` (tokens handed to one ``send`` at full speed, default 4; each is its own HTTP chunk and event
 whatever the burst).
 
-One thread on bare epoll: it starts in a third of the time that importing an event loop takes, and one
+One thread on bare epoll: it starts in less than half the time that importing an event loop takes, and one
 ``send`` here is one segment there, which a buffering transport would hide.
 """
 
@@ -46,7 +46,7 @@ def write_wrapper(path: Path) -> Path:
     starting it is part of what the benchmark times.
     """
     root = Path(__file__).resolve().parent.parent
-    code = f"import sys; sys.path.insert(0, {str(root)!r}); from benchmarks.standin import main; sys.exit(main())"
+    code = f"import sys; sys.path.insert(0, {str(root)!r}); from benchmarks import standin; standin.main()"
     path.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -I -S -c {shlex.quote(code)} "$@"\n')
     path.chmod(0o755)
     return path
@@ -71,7 +71,8 @@ class Connection:
 
 
 class Server:
-    """The loop. Counters are what /standin/stats shows: requests begun, now active, left by their client."""
+    """The loop. Counters are what /standin/stats shows: requests begun, now active,
+    left by their client, and connections whose reader is behind."""
 
     def __init__(self, options: standin_flags.Options, keys: frozenset[bytes]) -> None:
         self._options = options
@@ -174,7 +175,9 @@ class Server:
             text = f"# TYPE llamacpp:requests_processing gauge\nllamacpp:requests_processing {self.active}\n"
             return standin_shapes.reply(200, text.encode(), "text/plain; version=0.0.4")
         if path == b"/standin/stats":
+            stalled = sum(not connection.writable for connection in self._connections.values())
             stats = {"requests": self.requests, "active": self.active, "cancelled": self.cancelled}
+            stats["stalled"] = stalled
             return standin_shapes.reply(200, standin_shapes.encode(stats))
         return standin_shapes.error(404, "File Not Found")
 
@@ -335,14 +338,15 @@ def listen(host: str, port: int) -> socket.socket:
     return sock
 
 
-def main() -> int:
+def main() -> None:
     """Serve until SIGTERM or SIGINT, then exit 0 as llama-server does."""
     options = standin_flags.parse(sys.argv[1:])
+    if options.answer == "version":
+        sys.stdout.write(standin_flags.VERSION_TEXT)
+        return
     if options.answer:
-        sys.stdout.write(
-            standin_flags.VERSION_TEXT if options.answer == "version" else standin_flags.help_text()
-        )
-        return 0
+        sys.stdout.write(standin_flags.help_text())
+        return
     keys = os.environ.get("LLAMA_API_KEY", "").split(",")
     if options.api_key_file:
         keys += Path(options.api_key_file).read_text().split()
@@ -354,8 +358,7 @@ def main() -> int:
         )
         sys.stderr.flush()
         Server(options, frozenset(key.encode() for key in keys if key)).run(listener)
-    return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 VERSION_TEXT = "version: 0.0.0-standin (build 11434, commit standin)\nbuilt with python for benchmarks\n"
 
-#: (names, value placeholder or "", what the stand-in does with it). A flag with a placeholder takes one value.
+#: (names, value placeholder or "", meaning). A flag with a placeholder takes one value.
 FLAGS: tuple[tuple[str, str, str], ...] = (
     ("-h,    --help, --usage", "", "print this list and exit"),
     ("--version", "", "print the version and exit"),

@@ -1,0 +1,323 @@
+"""The benchmark's instruments: a stand-in that speaks llama-server, and a load generator that counts right.
+
+What they measure is not tested here: figures belong to ``make bench``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import stat
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import llamaman_proc, load, processes, report, standin
+from benchmarks.load import Client, Job, Result
+
+CHAT = "/v1/chat/completions"
+KEY = "sk-standin"
+
+
+@pytest.fixture(scope="module")
+def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
+    """The port of a stand-in started the way a manager starts an engine."""
+    folder = tmp_path_factory.mktemp("standin")
+    wrapper = standin.write_wrapper(folder / "llama-server")
+    port = processes.free_ports(1)[0]
+    flags = ["-m", "/models/bench.gguf", "--alias", "bench", "--port", str(port), "-np", "3", "-c", "2048"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [str(wrapper), *flags, "--no-such-flag", "7", "--metrics"],
+            env={"PATH": os.environ["PATH"], "LLAMA_API_KEY": f"other,{KEY}"},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        processes.wait_until(lambda: processes.accepts(port), "the stand-in", process, folder / "log")
+        yield port
+    finally:
+        processes.stop(process)
+    assert process.returncode == 0, "SIGTERM is a clean exit, as llama-server's is"
+
+
+def get(port: int, path: str, key: str = KEY) -> tuple[int, Any]:
+    return llamaman_proc.call(port, "GET", path, key=key)
+
+
+def post(port: int, body: object, path: str = CHAT) -> tuple[int, Any]:
+    return llamaman_proc.call(port, "POST", path, key=KEY, body=body)
+
+
+def raw_request(body: dict[str, object], path: str = CHAT) -> bytes:
+    data = json.dumps(body).encode()
+    fields = f"Host: x\r\nAuthorization: Bearer {KEY}\r\nContent-Length: {len(data)}"
+    head = f"POST {path} HTTP/1.1\r\n{fields}\r\n\r\n"
+    return head.encode() + data
+
+
+def events(text: str) -> list[Any]:
+    parts = text.removesuffix("\n\n").split("\n\n")
+    assert all(part.startswith("data: ") for part in parts)
+    assert parts[-1] == "data: [DONE]"
+    return [json.loads(part.removeprefix("data: ")) for part in parts[:-1]]
+
+
+def eventually(check: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + 10
+    while not check():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def paced(body_tokens: int, pace_ms: int, stream: bool = True) -> dict[str, object]:
+    return {"max_tokens": body_tokens, "stream": stream, "standin": {"pace_ms": pace_ms}}
+
+
+# --- the stand-in's command line
+
+
+def test_wrapper_is_an_executable_that_lists_one_flag_a_line_and_its_version(tmp_path: Path) -> None:
+    wrapper = standin.write_wrapper(tmp_path / "an engine")
+    assert wrapper.stat().st_mode & stat.S_IXUSR
+    shown = subprocess.run([str(wrapper), "--help"], capture_output=True, text=True, check=True).stdout
+    flags = {
+        word.strip(",") for line in shown.splitlines() if line.startswith("-") for word in line[:40].split()
+    }
+    assert {"--model", "--alias", "--host", "--port", "--ctx-size", "--n-gpu-layers", "--parallel"} <= flags
+    assert {"--kv-unified", "--flash-attn", "--load-mode", "--cache-type-k", "--split-mode", "-ngl"} <= flags
+    version = subprocess.run([str(wrapper), "--version"], capture_output=True, text=True, check=True).stdout
+    assert version.startswith("version: ")
+
+
+def test_a_port_that_is_no_number_ends_the_start_with_the_flag_named(tmp_path: Path) -> None:
+    wrapper = standin.write_wrapper(tmp_path / "engine")
+    done = subprocess.run([str(wrapper), "--port", "x"], capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "--port" in done.stderr
+
+
+# --- the stand-in's answers
+
+
+def test_health_needs_no_key_and_everything_else_does(engine: int) -> None:
+    assert get(engine, "/health", key="") == (200, {"status": "ok"})
+    for key in ("", "sk-wrong"):
+        status, body = get(engine, "/props", key=key)
+        assert status == 401
+        assert body["error"]["type"] == "authentication_error"
+
+
+def test_props_slots_and_models_show_what_the_flags_said(engine: int) -> None:
+    props = get(engine, "/props")[1]
+    assert props["total_slots"] == 3
+    assert props["default_generation_settings"]["n_ctx"] == 2048
+    assert props["model_path"] == "/models/bench.gguf"
+    slots = get(engine, "/slots")[1]
+    assert [(slot["id"], slot["is_processing"]) for slot in slots] == [(0, False), (1, False), (2, False)]
+    assert [model["id"] for model in get(engine, "/v1/models")[1]["data"]] == ["bench"]
+
+
+def test_unknown_path_and_unreadable_body_get_llama_servers_error_object(engine: int) -> None:
+    assert get(engine, "/nowhere") == (
+        404,
+        {"error": {"code": 404, "message": "File Not Found", "type": "not_found_error"}},
+    )
+    status, body = post(engine, [1])
+    assert status == 400
+    assert body["error"]["type"] == "invalid_request_error"
+
+
+def test_a_whole_chat_answer_has_message_usage_and_timings(engine: int) -> None:
+    status, body = post(engine, {"max_tokens": 3})
+    assert status == 200
+    assert (body["object"], body["model"]) == ("chat.completion", "bench")
+    assert body["choices"][0]["message"] == {"role": "assistant", "content": " llama llama llama"}
+    assert body["choices"][0]["finish_reason"] == "length"
+    assert body["usage"]["completion_tokens"] == body["timings"]["predicted_n"] == 3
+
+
+def test_a_chat_stream_is_role_then_tokens_then_finish_with_timings_then_done(engine: int) -> None:
+    status, text = post(engine, {"max_tokens": 3, "stream": True})
+    role, *tokens, finish = events(text)
+    assert status == 200
+    assert role["choices"][0]["delta"] == {"role": "assistant", "content": None}
+    assert [token["choices"][0]["delta"] for token in tokens] == [{"content": " llama"}] * 3
+    assert (finish["choices"][0]["delta"], finish["choices"][0]["finish_reason"]) == ({}, "length")
+    assert finish["timings"]["predicted_n"] == 3
+    assert "usage" not in finish
+
+
+def test_asked_for_usage_comes_in_an_event_of_its_own_and_takes_the_timings_along(engine: int) -> None:
+    text = post(engine, {"max_tokens": 1, "stream": True, "stream_options": {"include_usage": True}})[1]
+    finish, usage = events(text)[-2:]
+    assert finish["choices"][0]["finish_reason"] == "length"
+    assert "timings" not in finish
+    assert usage["choices"] == []
+    assert usage["usage"]["completion_tokens"] == usage["timings"]["predicted_n"] == 1
+
+
+def test_text_completions_put_finish_usage_and_timings_into_one_last_event(engine: int) -> None:
+    assert post(engine, {"max_tokens": 2}, "/v1/completions")[1]["choices"][0]["text"] == " llama llama"
+    *tokens, last = events(post(engine, {"max_tokens": 2, "stream": True}, "/v1/completions")[1])
+    assert [token["choices"][0]["text"] for token in tokens] == [" llama", " llama"]
+    assert last["choices"][0]["finish_reason"] == "length"
+    assert last["usage"]["completion_tokens"] == last["timings"]["predicted_n"] == 2
+
+
+@pytest.mark.parametrize("burst", [1, 16])
+def test_at_full_speed_each_token_is_still_a_chunk_of_its_own(engine: int, burst: int) -> None:
+    with socket.create_connection(("127.0.0.1", engine), timeout=10) as sock:
+        sock.sendall(raw_request({"max_tokens": 100, "stream": True, "standin": {"burst": burst}}))
+        data = b""
+        while not data.endswith(b"0\r\n\r\n"):
+            data += sock.recv(65536)
+    body = data.partition(b"\r\n\r\n")[2]
+    sizes = []
+    while body:
+        size, _, rest = body.partition(b"\r\n")
+        sizes.append(int(size, 16))
+        body = rest[sizes[-1] + 2 :]
+    first, *tokens, finish, done, end = sizes
+    assert len(tokens) == 99
+    assert set(tokens) == {tokens[0]}
+    assert 200 < tokens[0] < 280 < finish
+    assert (done, end) == (len("data: [DONE]\n\n"), 0)
+    assert first > tokens[0]
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("half", [True, False])
+def test_a_client_that_closes_or_half_closes_frees_its_slot(engine: int, stream: bool, half: bool) -> None:
+    before = get(engine, "/standin/stats")[1]["cancelled"]
+    with socket.create_connection(("127.0.0.1", engine), timeout=10) as sock:
+        sock.sendall(raw_request(paced(10_000, 20, stream)))
+        assert eventually(lambda: get(engine, "/slots")[1][0]["is_processing"])
+        if half:
+            sock.shutdown(socket.SHUT_WR)
+            while sock.recv(65536):
+                pass
+    assert eventually(lambda: get(engine, "/standin/stats")[1]["active"] == 0)
+    assert get(engine, "/standin/stats")[1]["cancelled"] == before + 1
+
+
+def test_a_reader_that_stalls_at_full_speed_loses_nothing_and_holds_nobody_up(engine: int) -> None:
+    with socket.create_connection(("127.0.0.1", engine), timeout=10) as sock:
+        sock.sendall(raw_request({"max_tokens": 50_000, "stream": True}))
+        sock.recv(1)
+        assert post(engine, {"max_tokens": 1})[0] == 200, (
+            "the stalled stream fills its socket; others are served"
+        )
+        count, tail = 0, b""
+        while not tail.endswith(b"0\r\n\r\n"):
+            data = tail + sock.recv(1 << 20)
+            count, tail = count + data.count(b'llama"}'), data[-6:]
+    assert count == 50_000
+
+
+# --- the load generator
+
+
+def job(engine: int, body: dict[str, object], **changes: Any) -> Job:
+    given: dict[str, Any] = {"mode": "calls", "connections": 3, "seconds": 0.3, **changes}
+    return Job(
+        port=engine, path=CHAT, bodies=[json.dumps(body)], headers={"Authorization": f"Bearer {KEY}"}, **given
+    )
+
+
+def test_calls_are_counted_as_the_engine_counted_them(engine: int) -> None:
+    before = get(engine, "/standin/stats")[1]["requests"]
+    result = load.run(job(engine, {"max_tokens": 2}))
+    begun = get(engine, "/standin/stats")[1]["requests"] - before
+    assert result.errors == {}
+    assert result.connects == 3, "connections are kept"
+    assert begun - 3 <= result.answers <= begun, "all but those under way at the end"
+    assert result.latency_p50 is not None
+    assert result.latency_p99 is not None
+    assert 0 < result.latency_p50 <= result.latency_p99
+    assert result.ttft_p50 is None, "no event was seen, so there is no time to the first one"
+
+
+def test_every_event_of_every_stream_is_counted(engine: int) -> None:
+    body = {"max_tokens": 20, "stream": True, "standin": {"pace_ms": 2}}
+    result = load.run(job(engine, body, mode="paced", connections=40, seconds=20, stagger=0.1))
+    assert (result.answers, result.errors) == (40, {})
+    assert result.events == 40 * (1 + 20 + 1 + 1), "role, tokens, finish, [DONE]"
+    assert result.ttft_p99 is not None
+    assert result.latency_p50 is not None
+    assert result.ttft_p99 < result.latency_p50
+
+
+def test_the_pace_is_kept(engine: int) -> None:
+    result = load.run(job(engine, paced(11, 20), mode="paced", connections=1, seconds=20))
+    assert result.latency_p50 is not None
+    assert result.latency_p50 >= 200, "ten gaps of 20 ms, then the end"
+
+
+def test_answers_that_are_not_200_are_failures_not_answers(engine: int) -> None:
+    asked = Job("calls", engine, CHAT, ["{}"], connections=1, seconds=0.1)
+    result = load.run(asked)
+    assert result.answers == 0
+    assert list(result.errors) == ["status 401"]
+
+
+def test_streams_that_do_not_end_in_time_are_failures(engine: int) -> None:
+    result = load.run(job(engine, paced(1000, 50), mode="paced", connections=2, seconds=0.3))
+    assert (result.answers, result.errors) == (0, {"no whole answer in time": 2})
+
+
+def test_a_port_where_nothing_listens_is_a_failure() -> None:
+    asked = Job("paced", processes.free_ports(1)[0], CHAT, ["{}"], connections=2, seconds=1)
+    result = load.run(asked)
+    assert result.answers == 0
+    assert sum(result.errors.values()) == 2
+
+
+def test_an_event_that_straddles_reads_is_counted_once_wherever_it_is_cut() -> None:
+    stream = b'data: {"a":"data"}\n\ndata: [DONE]\n\n'
+    for first in range(len(stream)):
+        for second in range(first, len(stream)):
+            client = Client(b"")
+            for part in (stream[:first], stream[first:second], stream[second:]):
+                client.on_body(part)
+            assert client.events == 2, (first, second)
+
+
+# --- the report
+
+
+def result(rate: float, p99: float = 1.0, errors: dict[str, int] | None = None) -> Result:
+    return Result(int(rate), int(rate), 1.0, p99, p99, p99, p99, 0.5, 1, errors or {})
+
+
+def test_a_ratio_is_the_median_of_the_rounds_ratios() -> None:
+    rounds = {
+        "nginx": [result(100), result(1000), result(100)],
+        "llamaman": [result(50), result(500), result(20)],
+    }
+    row = report.comparison_rows({"calls16": rounds})[0]
+    assert row.ratio == pytest.approx(0.5)
+    assert report.verdict(row) == "holds"
+
+
+def test_a_missed_target_and_a_missing_column_are_printed_as_what_they_are() -> None:
+    missed = {"nginx": [result(100)], "llamaman": [result(29)]}
+    alone = {"direct": [result(100)]}
+    assert report.verdict(report.comparison_rows({"calls16": missed})[0]) == "MISSED"
+    row = report.comparison_rows({"calls16": alone})[0]
+    assert report.verdict(row) == "not measured"
+    assert row.values.get("llamaman") is None
+
+
+def test_a_target_does_not_hold_on_answers_that_failed() -> None:
+    rounds = {"nginx": [result(100)], "llamaman": [result(100, errors={"status 503": 2})]}
+    row = report.comparison_rows({"calls16": rounds})[0]
+    assert report.verdict(row) == "MISSED"
+    assert "2 x status 503" in report.table([row])
