@@ -21,6 +21,7 @@ SCRIPTS = Path(__file__).resolve().parent
 ROOT = SCRIPTS.parent
 sys.path.insert(0, str(SCRIPTS))  # the helpers beside this file; nothing is installed yet
 
+import fetch_openmp  # noqa: E402 - found through the line above
 from fetch_pip import FetchError, fetch_pip_wheel  # noqa: E402 - found through the line above
 
 MINIMUM = (3, 11)
@@ -88,7 +89,7 @@ def projects() -> list[Path]:
 def fingerprint() -> str:
     """Changes when anything that decides what gets installed changes, or the checkout was moved."""
     digest = hashlib.sha256(f"{ROOT}\0{sys.version}".encode())
-    for path in [*(project / "pyproject.toml" for project in projects()), Path(__file__)]:
+    for path in [*(project / "pyproject.toml" for project in projects()), *sorted(SCRIPTS.glob("*.py"))]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
@@ -267,11 +268,24 @@ def install(profile: str, venv: Path) -> None:
     )
     install_pip(python, venv)
     uv = shutil.which("uv")
-    if uv and install_with_uv(uv, python, venv, arguments):
+    if not (uv and install_with_uv(uv, python, venv, arguments)):
+        pip = [str(python), "-m", "pip", "install"]
+        run_logged([*pip, *build_requirements()], venv, "installing the build backend")
+        run_logged([*pip, "--no-build-isolation", *arguments], venv, "installing the packages")
+    provide_openmp(python, venv)
+
+
+def provide_openmp(python: Path, venv: Path) -> None:
+    """Make the embedded engine loadable; a llama-server binary works without it, so failing only warns."""
+    if not fetch_openmp.is_needed(python, venv):
         return
-    pip = [str(python), "-m", "pip", "install"]
-    run_logged([*pip, *build_requirements()], venv, "installing the build backend")
-    run_logged([*pip, "--no-build-isolation", *arguments], venv, "installing the packages")
+    say("libgomp is not installed here: fetching a copy for the embedded engine")
+    try:
+        fetch_openmp.fetch(python, venv, lambda command, what: run_logged(command, venv, what))
+    except (SetupError, OSError, LookupError, StopIteration) as error:
+        say(
+            f"warning: the embedded engine cannot start before libgomp is installed (Debian: libgomp1): {error}"
+        )
 
 
 def main() -> int:
