@@ -40,7 +40,7 @@ def is_needed(python: Path, venv: Path) -> bool:
 
 
 def fetch(python: Path, venv: Path, run: Run) -> None:
-    """Put libgomp.so.1 into `venv`. Raises what `run` raises, OSError, LookupError (no copy for this machine)."""
+    """Put libgomp.so.1 into `venv`. Raises what `run` raises, OSError, or LookupError: none is known."""
     machine = platform.machine()
     if machine not in WHEELS:
         raise LookupError(f"no copy of {LIBRARY} is known for {machine}")
