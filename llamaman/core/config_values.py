@@ -46,8 +46,8 @@ class Parser:
 
 
 def has_controls(value: str) -> bool:
-    """True when the text holds a control character (C0, DEL or C1)."""
-    return any(unicodedata.category(char) == "Cc" for char in value)
+    """True when the text holds a control character (C0, DEL or C1) or half of a surrogate pair."""
+    return any(unicodedata.category(char) in ("Cc", "Cs") for char in value)
 
 
 def text(limit: int, allowed: str = "") -> Parser:
