@@ -1,0 +1,57 @@
+"""The tree of commands. Each line names where a command lives; nothing is imported before it is called."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+import click
+
+from llamaman.version import __version__
+
+#: Command -> its module below ``llamaman.cli``, where a function has its name, and its line in ``--help``.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "serve": ("serve", "Run the manager."),
+    "demo": ("serve", "Set up a small model, launch it and stream one answer."),
+    "ps": ("instances", "List the instances."),
+    "launch": ("launch", "Launch a model."),
+    "stop": ("instances", "Stop an instance; it stays in the list."),
+    "restart": ("instances", "Start an instance again under its id and port."),
+    "rm": ("instances", "Forget a stopped instance."),
+    "logs": ("instances", "Show an instance's log."),
+    "models": ("library", "List the models on disk."),
+    "presets": ("library", "Show or change saved launch options."),
+    "keys": ("keys", "List, create and revoke API keys."),
+    "settings": ("settings", "Show or change run-time settings."),
+    "plugins": ("about", "List the installed plugins."),
+    "routes": ("about", "List every route with its access level."),
+}
+
+
+class _Tree(click.Group):
+    """Knows its commands' names without having imported them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command = getattr(import_module(f"llamaman.cli.{COMMANDS[cmd_name][0]}"), cmd_name)
+        assert isinstance(command, click.Command)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, sentence) for name, (_, sentence) in COMMANDS.items()])
+
+
+@click.group(cls=_Tree, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="llamaman")
+def cli() -> None:
+    """Launch, watch and route to many llama.cpp models.
+
+    Talks to the manager that runs on this machine under your account, without a password; to another one when
+    LLAMAMAN_URL and LLAMAMAN_API_KEY are set.
+
+    Exit status: 0 done, 1 refused or failed, 2 wrong usage, 3 no manager reached, 78 wrong environment.
+    """
