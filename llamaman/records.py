@@ -435,6 +435,20 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
+class StorageConfig:
+    """What a storage driver is opened with.
+
+    :ivar data_dir: DATA_DIR, already private to us and locked by this process.
+    :ivar database_url: DATABASE_URL, or None. It may hold a password, so it is kept out of ``repr``.
+    :ivar node: this node's name.
+    """
+
+    data_dir: Path
+    node: str
+    database_url: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Collection:
     """A named collection of documents that a plugin keeps in the store."""
 
