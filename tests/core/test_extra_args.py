@@ -37,36 +37,16 @@ def refused(text: str, *, unlisted: bool = False) -> str:
     return caught.value.message
 
 
+SAMPLES = re.findall(
+    r"\S+",
+    "none 1 on f16 0-1 0.5 auto chatml distribute linear deepseek greedy ngram-mod mean low top_k CPU "
+    "1-1 a=CPU a=int:1 {} x",
+)
+
+
 def sample(value: Value) -> str:
     """Some text that a value takes."""
-    candidates = (
-        "1",
-        "none",
-        "on",
-        "f16",
-        "0-1",
-        "chatml",
-        "low",
-        "1-1",
-        "a=CPU",
-        "a=int:1",
-        "{}",
-        "mean",
-        "x",
-    )
-    more = (
-        "distribute",
-        "linear",
-        "top_k",
-        "isolate",
-        "auto",
-        "deepseek",
-        "greedy",
-        "ngram-mod",
-        "0.5",
-        "CPU",
-    )
-    for text in (*more, *candidates):
+    for text in SAMPLES:
         try:
             return value.check(text)
         except ValueError:
