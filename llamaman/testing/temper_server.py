@@ -1,8 +1,9 @@
 """A stand-in for llama-server with a bad temper on demand. Standard library only, run as a script.
 
 Started by the scripts that :mod:`llamaman.testing.tempers` writes; nothing imports it. It takes the command
-line of llama-server, speaks enough of its HTTP (health, models, props, slots, metrics, chat, completions, embeddings;
-plain and streamed; API key from the environment), and misbehaves as its first argument, a JSON object, says.
+line of llama-server, speaks enough of its HTTP (health, models, props, slots, metrics, chat, completions,
+embeddings; plain and streamed; API key from the environment), and misbehaves as its first argument, a JSON
+object, says.
 """
 
 from __future__ import annotations

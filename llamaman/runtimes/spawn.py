@@ -1,0 +1,122 @@
+"""Starting one engine process with as few rights as this machine allows.
+
+For the process runtime. There is no wrapper process and no code between fork and exec: what must be set
+before the program starts is set on a thread that lives for this one start (the kernel keeps no_new_privs per
+thread and hands it down), the rest is set on the child from outside as soon as it exists.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import resource
+import subprocess
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from llamaman.errors import LaunchError
+from llamaman.runtimes import procfs
+
+_PR_SET_NO_NEW_PRIVS = 38
+_OOM_SCORE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class User:
+    """The account engines run as."""
+
+    name: str
+    uid: int
+    gid: int
+    groups: tuple[int, ...]
+
+
+def find_user(name: str) -> User:
+    """The account of that name.
+
+    :raises LaunchError: there is none.
+    """
+    try:
+        entry = pwd.getpwnam(name)
+    except KeyError:
+        raise LaunchError(
+            f"LLAMA_SERVER_USER names the account '{name}', which does not exist here; create it or unset it"
+        ) from None
+    groups = tuple(os.getgrouplist(entry.pw_name, entry.pw_gid))
+    return User(entry.pw_name, entry.pw_uid, entry.pw_gid, groups)
+
+
+@dataclass(frozen=True, slots=True)
+class Spawned:
+    """A process that was just started; ``started`` is its start time as in :class:`procfs.Process`."""
+
+    child: subprocess.Popen[bytes]
+    started: int
+
+
+def spawn(
+    argv: Sequence[str],
+    *,
+    env: Mapping[str, str],
+    output: int,
+    user: User | None,
+) -> Spawned:
+    """Start ``argv`` in a session of its own, with exactly ``env``, both outputs going to ``output``.
+
+    :raises OSError: the program could not be executed; nothing is left running.
+    """
+    outcome: list[Spawned | BaseException] = []
+
+    def start() -> None:
+        try:
+            outcome.append(_spawn_here(argv, env, output, user))
+        except BaseException as error:  # noqa: BLE001 - carried to the calling thread and raised there
+            outcome.append(error)
+
+    thread = threading.Thread(target=start, name="engine-spawn")
+    thread.start()
+    thread.join()
+    result = outcome[0]
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def _spawn_here(argv: Sequence[str], env: Mapping[str, str], output: int, user: User | None) -> Spawned:
+    set_no_new_privs()
+    child = subprocess.Popen(
+        argv,
+        stdin=subprocess.DEVNULL,
+        stdout=output,
+        stderr=output,
+        env=dict(env),
+        cwd="/",
+        close_fds=True,
+        start_new_session=True,
+        umask=0o077,
+        user=user.uid if user else None,
+        group=user.gid if user else None,
+        extra_groups=user.groups if user else None,
+    )
+    # A child of ours stays readable in /proc until it is reaped, and nobody has reaped it yet.
+    process = procfs.read(child.pid)
+    started = process.started if process else 0
+    with contextlib.suppress(
+        ProcessLookupError, PermissionError
+    ):  # it has ended already, or a sandbox forbids
+        resource.prlimit(child.pid, resource.RLIMIT_CORE, (0, 0))
+    with contextlib.suppress(OSError), open(f"/proc/{child.pid}/oom_score_adj", "w") as file:
+        file.write(
+            str(_OOM_SCORE)
+        )  # where it is forbidden the kernel alone chooses who dies for lack of memory
+    return Spawned(child, started)
+
+
+def set_no_new_privs() -> bool:
+    """Forbid this thread and all it starts to gain rights by executing a file; False where unsupported."""
+    import ctypes
+
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)
