@@ -50,23 +50,56 @@ class Head(NamedTuple):
 
 
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
-_CONTROLS = bytes(range(0x20)) + b"\x7f"
-_CONTROLS_EXCEPT_TAB = _CONTROLS.replace(b"\t", b"")
 _NOT_IN_TARGET = bytes(range(0x21)) + b"\x7f#"
-_NOT_IN_PATH = _CONTROLS + b"\\"
+_NOT_IN_PATH = bytes(range(0x20)) + b"\x7f\\"
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _HOST = re.compile(
     rb"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9._-]{0,253}[A-Za-z0-9_.])?)(?::[0-9]{1,5})?"
 )
 
-_ONCE = frozenset({b"authorization", b"x-api-key", b"origin", b"content-type", b"cookie"})
-_FRAMING = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"connection"} | _ONCE)
-_METHODS_REFUSED = frozenset({b"CONNECT", b"TRACE"})
+# Headers that may stand in a head once; of these some decide its framing and some who the client is.
+_ONCE = frozenset(
+    {
+        b"authorization",
+        b"content-length",
+        b"content-type",
+        b"cookie",
+        b"expect",
+        b"host",
+        b"origin",
+        b"transfer-encoding",
+        b"x-api-key",
+    }
+)
+_METHODS = {name.encode(): name for name in ("GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")}
+
+
+def _method(method: bytes) -> str:
+    if method in (b"CONNECT", b"TRACE"):
+        raise BadHead("the methods CONNECT and TRACE are not supported")
+    if not method or method.translate(None, _TOKEN):
+        raise BadHead("the request method is not a valid token")
+    return method.decode("ascii")
+
+
+# The caches below turn checks into one look-up, because clients repeat their few names, hosts and paths with
+# every request. They hold no values of secret headers, are bounded, and never keep what was refused.
+
+
+@lru_cache(maxsize=1024)
+def _name(wire_name: bytes) -> tuple[bytes, bool]:
+    """A header name in lower case (b"" when it is to be dropped) and whether it may occur only once or counts."""
+    if not wire_name or wire_name.translate(None, _TOKEN):
+        raise BadHead("a header name contains a character that is not allowed there")
+    name = wire_name.lower()
+    if b"_" in name:
+        return b"", False
+    return name, name in _ONCE or name == b"connection" or name.startswith(b"x-cluster-")
 
 
 @lru_cache(maxsize=512)
 def _host(value: bytes) -> str:
-    """A Host value of valid grammar as text. Cached: a client sends the same one with every request."""
+    """A Host value of valid grammar as text."""
     if _HOST.fullmatch(value) is None:
         raise BadHead("the Host header must be one host name or address with an optional port")
     port = value.rpartition(b"]")[2].partition(b":")[2]
@@ -76,8 +109,11 @@ def _host(value: bytes) -> str:
 
 
 @lru_cache(maxsize=256)
-def _path(raw_path: bytes) -> str:
-    """The path decoded exactly once. Cached: inference clients call a handful of paths."""
+def _target(target: bytes) -> tuple[str, bytes, bytes]:
+    """The path decoded exactly once, the raw path and the query of a request target."""
+    if len(target.translate(None, _NOT_IN_TARGET)) != len(target):
+        raise BadHead("the request target must not contain spaces, control characters or #")
+    raw_path, _, query = target.partition(b"?")
     if not raw_path.startswith(b"/"):
         raise BadHead("the request target must be a path that starts with /, not a full URL")
     path = raw_path
@@ -94,7 +130,7 @@ def _path(raw_path: bytes) -> str:
     if b"/." in path and any(segment in (b".", b"..") for segment in path.split(b"/")):
         raise BadHead("the path must not contain . or .. segments")
     try:
-        return path.decode("utf-8")
+        return path.decode("utf-8"), raw_path, query
     except UnicodeDecodeError:
         raise BadHead("the path must be valid UTF-8") from None
 
@@ -113,47 +149,33 @@ def check_head(
     max_headers: int = MAX_HEADERS,
     max_target_bytes: int = MAX_TARGET_BYTES,
 ) -> Head:
-    """Validate one request head; `headers` in the order and case of the wire. Raises BadHead."""
+    """Validate one request head; `headers` in the order and case of the wire. Raises BadHead.
+
+    Header values are left to the parser, which refuses control characters in them.
+    """
     if http_version not in ("1.1", "1.0"):
         raise BadHead("only HTTP/1.1 and HTTP/1.0 are spoken here")
-    if method in _METHODS_REFUSED:
-        raise BadHead("the methods CONNECT and TRACE are not supported")
-    if not method or method.translate(None, _TOKEN):
-        raise BadHead("the request method is not a valid token")
+    method_name = _METHODS.get(method) or _method(method)
     if len(target) > max_target_bytes:
         raise BadHead(f"the request target is longer than {max_target_bytes} bytes")
-    if len(target.translate(None, _NOT_IN_TARGET)) != len(target):
-        raise BadHead("the request target must not contain spaces, control characters or #")
+    path, raw_path, query = _target(target)
     if len(headers) > max_headers:
         raise BadHead(f"the request has more than {max_headers} headers")
-    names = b"".join([name for name, _ in headers])
-    if names.translate(None, _TOKEN):
-        raise BadHead("a header name contains a character that is not allowed there")
-    values = b"".join([value for _, value in headers])
-    if len(values.translate(None, _CONTROLS_EXCEPT_TAB)) != len(values):
-        raise BadHead("a header value contains a control character")
 
     kept: list[Header] = []
     seen: dict[bytes, bytes] = {}
-    connection = b""
     for wire_name, value in headers:
-        name = wire_name.lower()
-        if not name:
-            raise BadHead("a header name is empty")
-        if b"_" in name:
-            continue
-        kept.append((name, value))
-        if name in _FRAMING:
-            if name == b"connection":
-                connection += b"," + value.lower()
-            elif name in seen:
-                raise BadHead(f"the header {name.decode()} was sent more than once")
+        name, watched = _name(wire_name)
+        if watched:
+            if name in seen:
+                if name != b"connection":
+                    raise BadHead(f"the header {name.decode()} was sent more than once")
+                seen[name] += b"," + value
             else:
                 seen[name] = value
-        elif name.startswith(b"x-cluster-"):
-            if name in seen:
-                raise BadHead(f"the header {name.decode()} was sent more than once")
-            seen[name] = value
+        elif not name:
+            continue
+        kept.append((name, value))
 
     host = seen.get(b"host")
     if host is None:
@@ -176,17 +198,18 @@ def check_head(
             raise BadHead("Transfer-Encoding cannot be combined with Content-Length or HTTP/1.0")
 
     keep_alive = http_version == "1.1"
-    if connection:
-        options = [option.strip() for option in connection.split(b",")]
+    connection = seen.get(b"connection")
+    if connection is not None:
+        options = [option.strip() for option in connection.lower().split(b",")]
         if b"close" in options:
             keep_alive = False
         elif b"keep-alive" in options:
             keep_alive = True
+    expect = seen.get(b"expect")
 
-    raw_path, _, query = target.partition(b"?")
     return Head(
-        method.decode("ascii"),
-        _path(raw_path),
+        method_name,
+        path,
         raw_path,
         query,
         kept,
@@ -194,7 +217,7 @@ def check_head(
         _host(host),
         content_length,
         encoding is not None,
-        http_version == "1.1" and seen.get(b"expect", b"").lower() == b"100-continue",
+        expect is not None and http_version == "1.1" and expect.lower() == b"100-continue",
         keep_alive,
     )
 

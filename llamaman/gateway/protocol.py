@@ -3,7 +3,7 @@
 Read by: whoever doubts what happens to a connection. Guarantees, for every client: one request at a time
 (nothing is pipelined: bytes after an unanswered request are dropped and end the connection), a socket that
 stays readable while an answer runs, so that a client that leaves is noticed at once, one write per answer where
-that is possible, and an answer that breaks off is never mistaken for a complete one.
+possible, and an answer that breaks off is never mistaken for a complete one.
 
 The head's end is found here and the parser gets whole heads only: so a head means the same however it was cut
 into packets. Bodies of known length do not pass the parser at all; chunked ones do.
@@ -21,7 +21,7 @@ import httptools
 
 from llamaman.gateway.answers import refusal
 from llamaman.gateway.connections import AsgiApp, Connections, address_group
-from llamaman.gateway.heads import BadHead, Header, check_head, check_partial_head, version_of
+from llamaman.gateway.heads import BadHead, Head, Header, check_head, check_partial_head, version_of
 from llamaman.gateway.limits import (
     BodyBudget,
     BodyTooLarge,
@@ -67,6 +67,8 @@ class Connection(asyncio.Protocol):
         "_eof",
         "_extra",
         "_headers",
+        "_last_head",
+        "_last_raw_head",
         "_lingering",
         "_need",
         "_overhead",
@@ -112,6 +114,8 @@ class Connection(asyncio.Protocol):
         self._part = bytearray()  # a head that has not arrived completely
         self._target = b""
         self._headers: list[Header] = []
+        self._last_raw_head = b""
+        self._last_head: Head | None = None
         self._need = 0  # body bytes still to come; -1 while a chunked body runs
         self._overhead = 0  # chunked framing bytes since the last piece of body
         self._extra = False  # bytes of this connection were dropped: it cannot carry another request
@@ -234,8 +238,12 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, data: bytes, end: int) -> None:
         """A whole head arrived: check it and start its handler."""
-        limits = self.registry.limits
         raw_head = data[:end]
+        if raw_head == self._last_raw_head and self._last_head is not None:
+            self._need = self._last_head.content_length or 0
+            self._start(self._last_head, data, end)
+            return
+        limits = self.registry.limits
         parser = self._parser
         if parser is None:
             parser = self._parser = httptools.HttpRequestParser(self)
@@ -266,23 +274,32 @@ class Connection(asyncio.Protocol):
             return
         length = head.content_length
         self._need = length or 0
-        self._overhead = 0
-        self._continued = False
         if head.chunked:
             self._need = -1
             if upgrade:
                 # The parser takes an upgrade offer for the end of HTTP; a fresh one goes on with the body.
                 parser = self._parser = httptools.HttpRequestParser(self)
                 parser.feed_data(b"POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n")
-        elif length or upgrade:
-            self._parser = None  # it would wait for a body that it never sees
+        else:
+            if length or upgrade:
+                self._parser = None  # it would wait for a body that it never sees
+            # Clients repeat their heads; this one means the same when the next request begins with it.
+            self._last_raw_head = raw_head
+            self._last_head = head
+        self._start(head, data, end)
+
+    def _start(self, head: Head, data: bytes, end: int) -> None:
+        """Hand a checked request to the application; its body starts at `end`."""
+        self._overhead = 0
+        self._continued = False
         request = self.request = Request(self, head, body_complete=self._need == 0)
         self.deadline = _NEVER
         if len(data) > end:
             self._body_bytes(data[end:])
             if request.is_gone:
                 return
-        task = self.loop.create_task(self._run(request))
+        # A name of its own saves asyncio the making of one, and says more.
+        task = asyncio.Task(self._run(request), loop=self.loop, name=head.path)
         request.task = task
         self.registry.tasks.add(task)
 
@@ -344,7 +361,7 @@ class Connection(asyncio.Protocol):
             "raw_path": head.raw_path,
             "query_string": head.query,
             "root_path": "",
-            "headers": head.headers,
+            "headers": head.headers.copy(),
             "client": self.peer,
             "server": self._scheme_server,
             "extensions": {"llamaman.request": request},
