@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
 
@@ -41,7 +41,15 @@ class Event:
 
     def as_dict(self) -> dict[str, Any]:
         """The event as REST and SSE show it."""
-        return asdict(self) | {"data": dict(self.data)}
+        return {
+            "id": self.id,
+            "topic": self.topic,
+            "kind": self.kind,
+            "at": self.at,
+            "actor": self.actor,
+            "reason": self.reason,
+            "data": dict(self.data),
+        }
 
 
 Callback = Callable[[Event], None]
@@ -82,8 +90,8 @@ class Events:
     def is_complete(self, topic: str, event_id: int) -> bool:
         """Whether :meth:`since` misses nothing: False when the ring has already dropped newer events."""
         with self._lock:
-            kept = self._topics.get(topic, ())
-            return len(kept) < self._ring or (len(kept) > 0 and kept[0].id <= event_id + 1)
+            kept = self._topics.get(topic)
+            return kept is None or len(kept) < self._ring or kept[0].id <= event_id + 1
 
     def subscribe(self, topic: str | None, callback: Callback) -> Callable[[], None]:
         """Call ``callback`` for each event of ``topic`` (None: of every topic); returns what ends it.

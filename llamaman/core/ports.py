@@ -1,4 +1,4 @@
-"""Who holds which public port. It only keeps the books: whether a port can be bound is asked of the caller."""
+"""Who holds which public port. It only keeps the books: the caller knows whether a port can be bound."""
 
 from __future__ import annotations
 
