@@ -8,23 +8,18 @@ engine sends grows without bound. The engine is untrusted.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any
 
 from llamaman.gateway.upstream_connection import Exchange, UpstreamConnection, UpstreamError
+from llamaman.records import Address
 
 __all__ = ["Address", "Response", "Upstream", "UpstreamError"]
 
 Header = tuple[bytes, bytes]
-
-
-@dataclass(frozen=True, slots=True)
-class Address:
-    """Where an engine listens: host and port, or a unix socket when `path` is set."""
-
-    host: str = ""
-    port: int = 0
-    path: str = ""
+#: Takes over the wait for an engine to let go of a request whose caller was cancelled before its head.
+Abandon = Callable[[Coroutine[Any, Any, bool]], None]
+ABANDON_S = 30.0
 
 
 class Response:
@@ -138,8 +133,12 @@ class Upstream:
         *,
         silence_s: float,
         host: bytes = b"localhost",
+        abandon: Abandon | None = None,
     ) -> Response:
         """Send a request and wait for the head of its answer.
+
+        When the caller is cancelled meanwhile, ``abandon`` gets the coroutine that half-closes the connection
+        and waits for the engine's end of file, as `Response.cancel` does; without it the connection is dropped.
 
         `silence_s`: seconds without any byte from the engine, in the head or in the body, after which the
         answer fails with kind `silent`. Host and Content-Length are added here. Raises UpstreamError.
@@ -148,11 +147,11 @@ class Upstream:
         connection = self._take()
         if connection is not None:
             try:
-                return await self._exchange(connection, method, wire, silence_s)
+                return await self._exchange(connection, method, wire, silence_s, abandon)
             except UpstreamError as error:
                 if error.received or error.kind != "reset" or self._closed:
                     raise
-        return await self._exchange(await self._connect(), method, wire, silence_s)
+        return await self._exchange(await self._connect(), method, wire, silence_s, abandon)
 
     async def close(self) -> None:
         """Close idle connections; answers in progress may end. No new requests."""
@@ -169,7 +168,12 @@ class Upstream:
         self._active.clear()
 
     async def _exchange(
-        self, connection: UpstreamConnection, method: str, wire: bytes, silence_s: float
+        self,
+        connection: UpstreamConnection,
+        method: str,
+        wire: bytes,
+        silence_s: float,
+        abandon: Abandon | None,
     ) -> Response:
         self._active.add(connection)
         try:
@@ -178,6 +182,13 @@ class Upstream:
                 if exchange.failure is not None:
                     raise exchange.failure
                 await exchange.wait()
+        except asyncio.CancelledError:
+            self._active.discard(connection)
+            if abandon:
+                abandon(connection.half_close_and_drain(ABANDON_S))
+            else:
+                connection.abort()
+            raise
         except BaseException:
             self._active.discard(connection)
             connection.abort()

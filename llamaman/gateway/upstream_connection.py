@@ -12,6 +12,8 @@ from typing import Literal, cast
 
 import httptools
 
+from llamaman.core.engine_client import EngineUnreachable
+
 ErrorKind = Literal["connect", "reset", "truncated", "silent", "protocol"]
 
 HEAD_BYTES = 64 * 1024
@@ -20,7 +22,7 @@ INTERIM_ANSWERS = 3
 UNREAD_BYTES = 1 << 20  # pause reading above, resume below half
 
 
-class UpstreamError(Exception):
+class UpstreamError(EngineUnreachable):
     """A request to an engine failed.
 
     kind: connect (no connection), reset (broken off before or while answering), truncated (ended in the

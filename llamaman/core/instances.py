@@ -1,0 +1,657 @@
+"""All instances of this node: their registry, their birth, adoption and removal.
+
+State changes belong to the supervisors. Methods without ``async`` that are named in the contract of the
+management side (``launch``, ``stop``, ``restart``, ``remove``) may be called from any thread and
+marshal to the event loop themselves; everything else runs on the loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import socket
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from llamaman.core import messages as m
+from llamaman.core import planner
+from llamaman.core.admission import Admit, Confirm, Launcher, Policy, decide
+from llamaman.core.breaker import Breaker
+from llamaman.core.engine_client import Connect
+from llamaman.core.events import Events
+from llamaman.core.instance import Instance
+from llamaman.core.ports import PortPool
+from llamaman.core.store import Store
+from llamaman.core.supervisor import Services, Supervisor, unavailable
+from llamaman.errors import Conflict, LlamaManError, ModelUnavailable, NotFound, PortTaken
+from llamaman.records import (
+    Exit,
+    Handle,
+    InstanceView,
+    LaunchPlan,
+    LaunchRequest,
+    ModelView,
+    Runtime,
+    State,
+)
+
+log = logging.getLogger("llamaman.instances")
+
+COLLECTION = "instances"
+USER_DRAIN_S = 30.0
+CALL_TIMEOUT_S = 600.0
+_STILL = frozenset({State.SLEEPING, State.STOPPED, State.FAILED})
+
+T = TypeVar("T")
+
+
+class Doors(Protocol):
+    """Public ports of instances: bound before a launch is accepted, so that the socket is the reservation."""
+
+    def reserve(self, port: int) -> socket.socket:
+        """Bind and listen; raises PortTaken."""
+
+    async def open(self, instance_id: str, port: int, sock: socket.socket | None) -> None:
+        """Serve it."""
+
+    async def close(self, instance_id: str) -> None:
+        """Stop serving it and free the port."""
+
+
+class Confirmation(Conflict):
+    """The caller must confirm that a limit is to be exceeded."""
+
+    code = "confirm_required"
+    confirm_required = True
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the registry works with."""
+
+    store: Store
+    events: Events
+    sources: planner.Sources
+    runtimes: Mapping[str, Runtime]
+    connect: Connect
+    doors: Doors
+    public_ports: PortPool
+    internal_ports: PortPool
+    logs_dir: Path
+    model_at: Callable[[Path], ModelView]
+    policy: Callable[[], Policy]
+    managed_idle_timeout_s: float
+    load_timeout_s: float
+    health_timeout_s: float
+    drain_timeout_s: float
+    diagnose: Callable[[Instance, Exit], tuple[str, str]]
+
+
+class Instances:
+    """The registry. See the module's docstring for which thread may call what."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._all: dict[str, Instance] = {}
+        self._by_path: dict[Path, list[Instance]] = {}
+        self._supervisors: dict[str, Supervisor] = {}
+        self._open: set[str] = set()
+        self._sockets: dict[str, socket.socket] = {}
+        self._breaker = Breaker()
+        self._listeners: list[Callable[[Instance], None]] = []
+        self._starts = ThreadPoolExecutor(8, "start")
+        self._stops = ThreadPoolExecutor(8, "stop")
+        self._inspects = ThreadPoolExecutor(4, "inspect")
+        self._writer = ThreadPoolExecutor(1, "instance-writer")
+        self._removed: set[str] = set()
+        self._ports = asyncio.Lock()
+        self._closing = False
+        self._services = Services(
+            start=self._runner(self._starts),
+            stop=self._runner(self._stops),
+            inspect=self._runner(self._inspects),
+            persist=self._persist,
+            plan=self._plan,
+            api_key=parts.sources.instance_key,
+            runtime=lambda name: parts.runtimes[name],
+            connect=parts.connect,
+            changed=self._changed,
+            diagnose=parts.diagnose,
+            release_internal=self._release_internal,
+            release_port=self._release_port,
+            open_port=self._open_port,
+            idle_timeout_s=self._idle_timeout_s,
+            breaker=self._breaker,
+            load_timeout_s=parts.load_timeout_s,
+            health_timeout_s=parts.health_timeout_s,
+        )
+
+    # --- for any thread ------------------------------------------------------------------------------
+
+    def views(self) -> tuple[InstanceView, ...]:
+        """Every instance, oldest first."""
+        return tuple(instance.view() for instance in sorted(self._snapshot(), key=lambda i: i.created))
+
+    def view(self, instance_id: str) -> InstanceView:
+        """One instance.
+
+        :raises NotFound: there is none of this id.
+        """
+        return self._require(instance_id).view()
+
+    def launch(self, request: LaunchRequest, actor: str) -> InstanceView:
+        """Accept a launch and return before the model is loaded.
+
+        :raises InvalidField, Conflict, LaunchError: nothing is left behind.
+        """
+        return self._call(self._launch(request, actor, "admin"))
+
+    def stop(self, instance_id: str, actor: str, force: bool = False) -> InstanceView:
+        """Stop an instance and return when its process is gone; stopping a stopped one is no error."""
+        return self._call(self._stop(instance_id, actor, force=force))
+
+    def restart(
+        self,
+        instance_id: str,
+        actor: str,
+        options: Mapping[str, Any] | None = None,
+        confirm_overcommit: bool = False,
+    ) -> InstanceView:
+        """Start again under the same id: a running one drains and stops first. The preset is read anew."""
+        return self._call(
+            self._restart(instance_id, actor, options or {}, confirm_overcommit=confirm_overcommit)
+        )
+
+    def remove(self, instance_id: str, actor: str) -> None:
+        """Forget a stopped or failed instance.
+
+        :raises Conflict: it is neither.
+        """
+        self._call(self._remove(instance_id, actor))
+
+    def next_port(self) -> int | None:
+        """The first free public port, or None."""
+        return self._p.public_ports.peek(self._is_free)
+
+    # --- for the event loop --------------------------------------------------------------------------
+
+    def get(self, instance_id: str) -> Instance | None:
+        """One instance, or None."""
+        return self._all.get(instance_id)
+
+    def of_model(self, path: Path) -> list[Instance]:
+        """The instances of one model file."""
+        return self._by_path.get(path, [])
+
+    def subscribe(self, listener: Callable[[Instance], None]) -> None:
+        """Be told of every state change, on the loop."""
+        self._listeners.append(listener)
+
+    def released(self, instance: Instance) -> None:
+        """A request has left an instance."""
+        if instance.state is State.DRAINING and (supervisor := self._supervisors.get(instance.id)):
+            supervisor.released()
+
+    def suspect(self, instance: Instance) -> None:
+        """Requests to an instance fail although its process lives."""
+        if supervisor := self._supervisors.get(instance.id):
+            supervisor.post(m.Suspect(instance.generation))
+
+    def unavailable(self, instance: Instance) -> LlamaManError:
+        """Why a failed instance cannot serve, as its waiters are told."""
+        return unavailable(instance, self._breaker)
+
+    def served(self, instance: Instance, tokens_per_second: float | None, ttft_ms: float | None) -> None:
+        """A request is over; the figures are volatile and never stored."""
+        instance.requests += 1
+        instance.failures = 0
+        if tokens_per_second is not None:
+            instance.last_tokens_per_second = tokens_per_second
+        if ttft_ms is not None:
+            instance.last_ttft_ms = ttft_ms
+
+    def is_embedding(self, model: ModelView) -> bool:
+        """Whether a model runs, or would run, as an embedding model."""
+        known = self._by_path.get(model.path)
+        if known:
+            return bool(known[0].options.get("embedding_model"))
+        preset = self._p.sources.preset(model.path)
+        return bool(preset and preset.get("embedding_model"))
+
+    async def ensure_running(
+        self, model: ModelView, only: str | None, launcher: Launcher, *, embedding: bool
+    ) -> None:
+        """See that some instance of a model (or the given one) is running or about to.
+
+        :raises ModelUnavailable: the model limit, or a configuration that keeps dying.
+        """
+        instances = [i for i in self.of_model(model.path) if only in (None, i.id)]
+        if only is not None and not instances:
+            raise NotFound("this instance no longer exists")
+        for instance in instances:
+            if instance.state not in _STILL:
+                await self._supervisors[instance.id].tell(m.Want("gateway", "a request waits for it"))
+                return
+        if instances:
+            await self._wake(min(instances, key=_wake_order), launcher)
+            return
+        options = {"embedding_model": True} if embedding else {}
+        request = LaunchRequest(model_path=model.path, options=options, managed=True)
+        await self._launch(request, "gateway", launcher)
+
+    # --- boot and end --------------------------------------------------------------------------------
+
+    async def boot(self) -> None:
+        """Load the records, adopt what still runs, remove what is stale."""
+        self._loop = asyncio.get_running_loop()
+        documents = await self._in(self._writer, self._p.store.list, COLLECTION)
+        handles: list[tuple[Runtime, Handle]] = []
+        for runtime in self._p.runtimes.values():
+            found = await self._in(
+                self._inspects, runtime.find, self._p.sources.node, self._p.sources.install
+            )
+            handles += [(runtime, handle) for handle in found]
+        adopted: set[int] = set()
+        for document in documents:
+            instance = Instance.from_document(document.value, self._log_path(document.key))
+            self._enter(instance)
+            index = _own(instance, handles)
+            if index is not None:
+                adopted.add(index)
+                await self._adopt(instance, handles[index][1])
+            else:
+                await self._resettle(instance)
+        for index, (runtime, handle) in enumerate(handles):
+            if index not in adopted:
+                log.warning("stopping a stale engine of instance %s", handle.instance_id)
+                await self._in(self._stops, runtime.stop, handle, 5.0)
+
+    async def _adopt(self, instance: Instance, handle: Handle) -> None:
+        self._p.public_ports.take(instance.port, instance.id)
+        if handle.address.port:
+            self._p.internal_ports.take(handle.address.port, instance.id)
+            instance.internal_port = handle.address.port
+        await self._open_port(instance)
+        instance.generation = handle.generation
+        if instance.desired == "running":
+            self._supervisors[instance.id].post(m.Adopted(handle))
+        else:  # its stop was under way when the last manager ended
+            instance.handle = handle
+            instance.state = State.STARTING
+            self._supervisors[instance.id].post(m.Stop(instance.desired, "boot", "stop completed at boot", 0))
+
+    async def _resettle(self, instance: Instance) -> None:
+        """No process: a record that said it ran sleeps if a request may wake it, else it is stopped."""
+        was = instance.state
+        instance.handle = None
+        instance.internal_port = None
+        if was not in _STILL:
+            sleeps = instance.wakes_on_request
+            instance.state = State.SLEEPING if sleeps else State.STOPPED
+            instance.reason = "its process was gone when LlamaMan started"
+        if instance.state is State.SLEEPING:
+            try:
+                self._p.public_ports.take(instance.port, instance.id)
+                await self._open_port(instance)
+            except LlamaManError as error:
+                instance.state = State.STOPPED
+                instance.reason = f"its port could not be opened at boot: {error.message}"
+                await self._release_port(instance)
+        starts = bool(instance.options.get("start_at_boot"))
+        if instance.state is not was:
+            await self._persist(instance)
+        if starts and instance.state is not State.FAILED:
+            self._supervisors[instance.id].post(m.Want("boot", "start_at_boot is set"))
+
+    async def shutdown(self, *, stop_engines: bool) -> None:
+        """End the supervision; engines are stopped too unless the next manager shall adopt them."""
+        self._closing = True
+        if stop_engines:
+            loop = asyncio.get_running_loop()
+            waiters = []
+            for instance in self._snapshot():
+                if instance.state in _STILL:
+                    continue
+                done: asyncio.Future[bool] = loop.create_future()
+                target: m.Target = "sleeping" if instance.wakes_on_request else "stopped"
+                self._supervisors[instance.id].post(
+                    m.Stop(target, "shutdown", "LlamaMan ended", 0, done=done)
+                )
+                waiters.append(done)
+            if waiters:
+                await asyncio.wait(waiters, timeout=20)
+        for supervisor in self._supervisors.values():
+            await supervisor.close()
+        for pool in (self._starts, self._stops, self._inspects, self._writer):
+            pool.shutdown(wait=True)
+
+    # --- launching -----------------------------------------------------------------------------------
+
+    async def _launch(self, request: LaunchRequest, actor: str, launcher: Launcher) -> InstanceView:
+        model = self._p.model_at(request.model_path)
+        resolved = await self._in(self._starts, planner.resolve, model.path, request.options, self._p.sources)
+        await self._admit(
+            launcher,
+            embedding=bool(resolved.options["embedding_model"]),
+            confirmed=request.confirm_overcommit,
+            starting=None,
+        )
+        instance_id = str(uuid.uuid4())
+        port, sock = self._claim_port(request.port, instance_id)
+        instance = Instance(
+            id=instance_id,
+            model=model.name,
+            model_path=model.path,
+            port=port,
+            runtime=resolved.runtime.name,
+            log_path=self._log_path(instance_id),
+            overrides=dict(request.options),
+            options=resolved.options,
+            preset=request.preset,
+            managed=request.managed,
+            state=State.QUEUED,
+            desired="running",
+            reason="launched",
+            actor=actor,
+            engine=resolved.engine.name,
+            config_hash=resolved.config_hash,
+        )
+        self._sockets[instance_id] = sock
+        try:
+            await self._persist(instance)
+        except LlamaManError:
+            self._sockets.pop(instance_id).close()
+            self._p.public_ports.release(instance_id)
+            raise
+        self._enter(instance)
+        self._changed(instance, None)
+        self._supervisors[instance_id].post(m.Want(actor, "launched"))
+        return instance.view()
+
+    async def _wake(self, instance: Instance, launcher: Launcher) -> None:
+        if (pause := self._breaker.check(instance.config_hash, time.monotonic())) and (
+            await self._unchanged(instance)
+        ):
+            raise ModelUnavailable(
+                f"model '{instance.model}' could not be loaded: {pause.reason}",
+                retry_after=max(1, round(pause.seconds)),
+            )
+        embedding = bool(instance.options.get("embedding_model"))
+        await self._admit(launcher, embedding=embedding, confirmed=False, starting=instance.id)
+        await self._supervisors[instance.id].tell(m.Want("gateway", "woken by a request"))
+
+    async def _unchanged(self, instance: Instance) -> bool:
+        """Whether a wake would try the very configuration that keeps dying."""
+        try:
+            resolved = await self._in(
+                self._starts, planner.resolve, instance.model_path, instance.overrides, self._p.sources
+            )
+        except LlamaManError:
+            return True
+        if resolved.config_hash == instance.config_hash:
+            return True
+        instance.config_hash = resolved.config_hash
+        return False
+
+    async def _admit(
+        self, launcher: Launcher, *, embedding: bool, confirmed: bool, starting: str | None
+    ) -> None:
+        decision = decide(
+            launcher,
+            self.views(),
+            self._p.policy(),
+            embedding=embedding,
+            confirmed=confirmed,
+            starting=starting,
+        )
+        match decision:
+            case Admit(victims=victims):
+                for victim in victims:
+                    await self._evict(victim)
+            case Confirm(message=message):
+                raise Confirmation(message)
+            case _:
+                raise ModelUnavailable(decision.message, retry_after=30)
+
+    async def _evict(self, instance_id: str) -> None:
+        instance = self._all.get(instance_id)
+        if instance is None:
+            return
+        target: m.Target = "sleeping" if instance.wakes_on_request else "stopped"
+        gone = await self._end(
+            instance, m.Stop(target, "admission", "evicted", self._p.drain_timeout_s, give_up=True)
+        )
+        if not gone:
+            raise ModelUnavailable(
+                f"model '{instance.model}' is busy and could not be evicted within "
+                f"{self._p.drain_timeout_s:g} s (DRAIN_TIMEOUT)",
+                retry_after=30,
+            )
+
+    def _claim_port(self, port: int | None, owner: str) -> tuple[int, socket.socket]:
+        bound: dict[int, socket.socket] = {}
+
+        def bind(candidate: int) -> bool:
+            try:
+                bound[candidate] = self._p.doors.reserve(candidate)
+            except PortTaken:
+                return False
+            return True
+
+        claimed = self._p.public_ports.claim(port, owner, bind)
+        return claimed, bound[claimed]
+
+    async def _plan(self, instance: Instance, generation: int) -> LaunchPlan:
+        resolved = await self._in(
+            self._starts, planner.resolve, instance.model_path, instance.overrides, self._p.sources
+        )
+        instance.options = resolved.options
+        instance.engine = resolved.engine.name
+        instance.runtime = resolved.runtime.name
+        instance.config_hash = resolved.config_hash
+        port = self._p.internal_ports.claim(None, instance.id, _free_on_loopback)
+        instance.internal_port = port
+        return planner.plan(instance, generation, resolved, port, self._p.sources)
+
+    # --- stopping ------------------------------------------------------------------------------------
+
+    async def _stop(self, instance_id: str, actor: str, *, force: bool) -> InstanceView:
+        instance = self._require(instance_id)
+        drain = 0.0 if force else USER_DRAIN_S
+        await self._end(instance, m.Stop("stopped", actor, "stopped by an administrator", drain))
+        return instance.view()
+
+    async def _end(self, instance: Instance, stop: m.Stop) -> bool:
+        done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._supervisors[instance.id].post(
+            m.Stop(stop.target, stop.actor, stop.reason, stop.drain_s, stop.give_up, done)
+        )
+        return await done
+
+    async def _restart(
+        self, instance_id: str, actor: str, options: Mapping[str, Any], *, confirm_overcommit: bool
+    ) -> InstanceView:
+        instance = self._require(instance_id)
+        overrides = {**instance.overrides, **options}
+        resolved = await self._in(
+            self._starts, planner.resolve, instance.model_path, overrides, self._p.sources
+        )
+        await self._admit(
+            "admin",
+            embedding=bool(resolved.options["embedding_model"]),
+            confirmed=confirm_overcommit,
+            starting=instance_id,
+        )
+        if instance.state not in _STILL:
+            # "sleeping" keeps the port, and requests that come meanwhile wait for the new process.
+            await self._end(instance, m.Stop("sleeping", actor, "restarting", USER_DRAIN_S))
+        self._require(instance_id)  # it may have been removed meanwhile
+        instance.overrides = overrides
+        instance.options = resolved.options
+        if instance_id not in self._open and instance_id not in self._sockets:
+            instance.port, self._sockets[instance_id] = self._reclaim_port(instance)
+        await self._supervisors[instance_id].tell(m.Want(actor, "restarted"))
+        return instance.view()
+
+    def _reclaim_port(self, instance: Instance) -> tuple[int, socket.socket]:
+        """Its old port if that is free, else the first free one."""
+        try:
+            return self._claim_port(instance.port, instance.id)
+        except LlamaManError:
+            return self._claim_port(None, instance.id)
+
+    async def _remove(self, instance_id: str, actor: str) -> None:
+        instance = self._require(instance_id)
+        if instance.state not in (State.STOPPED, State.FAILED):
+            raise Conflict("stop the instance before removing it")
+        self._removed.add(instance_id)
+        try:
+            await self._in(self._writer, self._p.store.delete, COLLECTION, instance_id)
+        except LlamaManError:
+            self._removed.discard(instance_id)
+            raise
+        supervisor = self._supervisors.pop(instance_id)
+        self._all.pop(instance_id, None)
+        self._by_path[instance.model_path].remove(instance)
+        if not self._by_path[instance.model_path]:
+            del self._by_path[instance.model_path]
+        await self._release_port(instance)
+        await supervisor.close()
+        self._removed.discard(instance_id)
+        self._publish(instance, None, "removed", actor)
+
+    # --- what supervisors use ------------------------------------------------------------------------
+
+    async def _open_port(self, instance: Instance) -> None:
+        async with self._ports:
+            if instance.id in self._open:
+                return
+            sock = self._sockets.pop(instance.id, None)
+            if sock is None and self._p.public_ports.owner_of(instance.port) != instance.id:
+                instance.port, sock = self._reclaim_port(instance)
+            self._open.add(instance.id)
+            try:
+                await self._p.doors.open(instance.id, instance.port, sock)
+            except BaseException:
+                self._open.discard(instance.id)
+                raise
+
+    async def _release_port(self, instance: Instance) -> None:
+        async with self._ports:
+            if instance.id in self._all and instance.state not in (State.STOPPED, State.FAILED):
+                return  # it was started again meanwhile
+            if sock := self._sockets.pop(instance.id, None):
+                sock.close()
+            if instance.id in self._open:
+                self._open.discard(instance.id)
+                await self._p.doors.close(instance.id)
+            self._p.public_ports.release(instance.id)
+
+    def _release_internal(self, instance: Instance) -> None:
+        instance.internal_port = None
+        self._p.internal_ports.release(instance.id)
+
+    async def _persist(self, instance: Instance) -> None:
+        if instance.id in self._removed or (instance.id not in self._all and instance.generation):
+            return
+        await self._in(self._writer, self._p.store.put, COLLECTION, instance.id, instance.document())
+
+    def _idle_timeout_s(self, instance: Instance) -> float:
+        own = instance.idle_timeout_option_s
+        return own or (self._p.managed_idle_timeout_s if instance.managed else 0.0)
+
+    def _changed(self, instance: Instance, previous: State | None) -> None:
+        self._publish(instance, previous, instance.state.value, instance.actor)
+        for listener in self._listeners:
+            listener(instance)
+
+    def _publish(self, instance: Instance, previous: State | None, kind: str, actor: str) -> None:
+        self._p.events.publish(
+            "instances",
+            kind,
+            {
+                "instance_id": instance.id,
+                "model": instance.model,
+                "generation": instance.generation,
+                "previous": previous.value if previous else None,
+            },
+            actor=actor,
+            reason=instance.reason,
+        )
+
+    # --- small things --------------------------------------------------------------------------------
+
+    def _enter(self, instance: Instance) -> None:
+        self._all[instance.id] = instance
+        self._by_path.setdefault(instance.model_path, []).append(instance)
+        supervisor = self._supervisors[instance.id] = Supervisor(instance, self._services)
+        supervisor.run()
+
+    def _require(self, instance_id: str) -> Instance:
+        instance = self._all.get(instance_id)
+        if instance is None:
+            raise NotFound("Not found")
+        return instance
+
+    def _snapshot(self) -> Sequence[Instance]:
+        return tuple(self._all.values())
+
+    def _log_path(self, instance_id: str) -> Path:
+        return self._p.logs_dir / f"{instance_id}.log"
+
+    def _is_free(self, port: int) -> bool:
+        try:
+            self._p.doors.reserve(port).close()
+        except PortTaken:
+            return False
+        return True
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        if self._loop is None or self._closing:
+            work.close()
+            raise ModelUnavailable("LlamaMan is starting or ending; try again", retry_after=2)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_TIMEOUT_S)
+
+    def _runner(self, pool: ThreadPoolExecutor) -> Callable[..., Awaitable[Any]]:
+        async def run(function: Callable[..., Any], *args: Any) -> Any:
+            return await self._in(pool, function, *args)
+
+        return run
+
+    async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:
+        return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args))
+
+
+def _wake_order(instance: Instance) -> tuple[int, float]:
+    """Sleeping before stopped before failed; then the oldest."""
+    return ([State.SLEEPING, State.STOPPED, State.FAILED].index(instance.state), instance.created)
+
+
+def _own(instance: Instance, handles: Sequence[tuple[Runtime, Handle]]) -> int | None:
+    """The index of the process that is this record's current generation."""
+    for index, (runtime, handle) in enumerate(handles):
+        if runtime.name != instance.runtime or handle.instance_id != instance.id:
+            continue
+        if handle.generation != instance.generation:
+            continue
+        recorded = instance.handle
+        if recorded and recorded.generation == handle.generation and recorded.pid != handle.pid:
+            continue
+        return index
+    return None
+
+
+def _free_on_loopback(port: int) -> bool:
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            sock.bind((planner.ENGINE_HOST, port))
+        except OSError:
+            return False
+    return True

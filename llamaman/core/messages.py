@@ -1,0 +1,155 @@
+"""What a supervisor can be told. Every message of a start carries its generation; late ones only clean up."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Literal
+
+from llamaman.errors import LlamaManError
+from llamaman.records import Exit, Handle, LaunchPlan
+
+Target = Literal["sleeping", "stopped"]
+
+
+@dataclass(frozen=True, slots=True)
+class Want:
+    """Be running."""
+
+    actor: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Planned:
+    """The plan exists and its intent is stored."""
+
+    generation: int
+    plan: LaunchPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """The process exists."""
+
+    generation: int
+    handle: Handle
+
+
+@dataclass(frozen=True, slots=True)
+class StartFailed:
+    """There is no process."""
+
+    generation: int
+    error: LlamaManError
+
+
+@dataclass(frozen=True, slots=True)
+class Adopted:
+    """A process of an earlier manager was found."""
+
+    handle: Handle
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """The engine answers. None where it did not say."""
+
+    generation: int
+    slots: int | None
+    context_length: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class NotReady:
+    """The engine took too long or stalled."""
+
+    generation: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Exited:
+    """The process ended."""
+
+    generation: int
+    exit: Exit
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosed:
+    """Why the process ended, in words."""
+
+    generation: int
+    exit: Exit
+    cause: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Stop:
+    """Be gone. ``drain_s`` bounds the wait for running requests; ``give_up`` keeps it running after that."""
+
+    target: Target
+    actor: str
+    reason: str
+    drain_s: float
+    give_up: bool = False
+    done: asyncio.Future[bool] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DrainOver:
+    """No request runs any more, or the deadline passed."""
+
+    generation: int
+    expired: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Stopped:
+    """The runtime has ended the process."""
+
+    generation: int
+    exit: Exit | None
+    error: LlamaManError | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Idle:
+    """The idle timer fired; the supervisor looks again before it acts."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Retry:
+    """The back-off is over."""
+
+    generation: int
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """Requests fail although the process lives."""
+
+    generation: int
+
+
+Message = (
+    Want
+    | Planned
+    | Started
+    | StartFailed
+    | Adopted
+    | Ready
+    | NotReady
+    | Exited
+    | Diagnosed
+    | Stop
+    | DrainOver
+    | Stopped
+    | Idle
+    | Retry
+    | Suspect
+)

@@ -1,0 +1,114 @@
+"""When is an engine ready: ``/health`` at growing intervals, and what ``/props`` says then.
+
+The caller watches for the process's end at the same time; this module only ever sees an engine that may
+still become ready. It times out on stall (no log line for a while) and on the cap MODEL_LOAD_TIMEOUT.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from llamaman.core.engine_client import EngineClient, EngineUnreachable
+
+FIRST_INTERVAL_S = 0.02
+LONGEST_INTERVAL_S = 0.5
+STALL_S = 60.0
+_PROPS_LIMIT = 8 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """What is needed to ask one engine."""
+
+    client: EngineClient
+    api_key: bytes
+    log_path: Path
+    pid: int | None
+    load_timeout_s: float
+    health_timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a ready engine says about itself; None where it does not."""
+
+    slots: int | None
+    context_length: int | None
+
+
+async def await_ready(health: Health) -> Facts:
+    """Return when the engine answers.
+
+    :raises TimeoutError: with the sentence that users see.
+    """
+    now = time.monotonic()
+    deadline = now + health.load_timeout_s
+    alive_at, signs = now, _signs_of_life(health)
+    interval = FIRST_INTERVAL_S
+    while not await probe(health.client, health.health_timeout_s):
+        now = time.monotonic()
+        if (seen := _signs_of_life(health)) != signs:
+            alive_at, signs = now, seen
+        if now - alive_at > STALL_S:
+            raise TimeoutError(f"it stalled while loading: no progress for {STALL_S:g} s")
+        if now > deadline:
+            raise TimeoutError(
+                f"it did not become ready within {health.load_timeout_s:g} s; "
+                "a large model may need a higher MODEL_LOAD_TIMEOUT"
+            )
+        await asyncio.sleep(interval)
+        interval = min(interval * 1.5, LONGEST_INTERVAL_S)
+    return await _facts(health)
+
+
+async def probe(client: EngineClient, timeout_s: float) -> bool:
+    """Whether ``/health`` answers 200 now."""
+    try:
+        async with asyncio.timeout(timeout_s):
+            response = await client.request("GET", b"/health", (), silence_s=timeout_s)
+            await response.read_all(65536)
+    except (OSError, TimeoutError, EngineUnreachable):
+        return False
+    return response.status == 200
+
+
+async def _facts(health: Health) -> Facts:
+    headers = ((b"authorization", b"Bearer " + health.api_key),)
+    try:
+        async with asyncio.timeout(max(health.health_timeout_s, 10.0)):
+            response = await health.client.request(
+                "GET", b"/props", headers, silence_s=max(health.health_timeout_s, 10.0)
+            )
+            body = json.loads(await response.read_all(_PROPS_LIMIT))
+        settings = body.get("default_generation_settings") or {}
+        return Facts(_count(body.get("total_slots")), _count(settings.get("n_ctx")))
+    except (OSError, TimeoutError, ValueError, AttributeError, EngineUnreachable):
+        return Facts(None, None)
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def _signs_of_life(health: Health) -> tuple[object, ...]:
+    """Numbers that change while an engine makes progress: log bytes, page faults, CPU ticks.
+
+    A large model on a slow disk loads for minutes without a log line; its page faults and its CPU time
+    (fields 12, 14 and 15 of ``/proc/<pid>/stat``) still move.
+    """
+    try:
+        log_bytes = os.stat(health.log_path).st_size
+    except OSError:
+        log_bytes = None
+    if health.pid is None:
+        return (log_bytes,)
+    try:
+        fields = Path(f"/proc/{health.pid}/stat").read_bytes().rpartition(b")")[2].split()
+    except OSError:
+        return (log_bytes,)
+    return (log_bytes, fields[9], fields[11], fields[12])

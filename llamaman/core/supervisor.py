@@ -1,0 +1,583 @@
+"""The life of one instance: the only code that changes its state.
+
+A supervisor is a task on the event loop with an inbox. Timers, threads and requests only post messages;
+what they mean is decided here, with the state as it is when the message is read. Blocking work (spawn,
+stop, store, log reading) runs on the pools in :class:`Services`.
+
+Reading order: ``_on`` (one branch per message), then the transitions below it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any
+
+from llamaman.core import messages as m
+from llamaman.core.breaker import Breaker
+from llamaman.core.engine_client import Connect
+from llamaman.core.instance import Instance
+from llamaman.core.readiness import Health, await_ready, probe
+from llamaman.errors import EngineDied, LaunchError, LlamaManError, ModelUnavailable
+from llamaman.records import Exit, LaunchPlan, Runtime, State
+
+log = logging.getLogger("llamaman.supervisor")
+
+STOP_GRACE_S = 10.0
+FIRST_BACKOFF_S = 1.0
+LONGEST_BACKOFF_S = 60.0
+MOST_RESTARTS = 5
+#: An instance that stayed ready this long starts again with a clean restart count.
+STEADY_S = 300.0
+
+_RUNNING = frozenset({State.READY, State.DRAINING})
+_LOADING = frozenset({State.QUEUED, State.PREPARING, State.STARTING})
+
+Run = Callable[..., Awaitable[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Services:
+    """What a supervisor works with; the registry makes one for all of them."""
+
+    start: Run  # run(function, *args) on the start pool
+    stop: Run
+    inspect: Run
+    persist: Callable[[Instance], Awaitable[None]]
+    plan: Callable[[Instance, int], Awaitable[LaunchPlan]]
+    api_key: Callable[[str, int], str]
+    runtime: Callable[[str], Runtime]
+    connect: Connect
+    changed: Callable[[Instance, State], None]  # publish, wake the waiters
+    diagnose: Callable[[Instance, Exit], tuple[str, str]]  # blocking: (cause in words, log lines)
+    release_internal: Callable[[Instance], None]
+    release_port: Callable[[Instance], Awaitable[None]]
+    open_port: Callable[[Instance], Awaitable[None]]
+    idle_timeout_s: Callable[[Instance], float]
+    breaker: Breaker
+    load_timeout_s: float
+    health_timeout_s: float
+
+
+class Supervisor:
+    """Owns the transitions of one instance."""
+
+    def __init__(self, instance: Instance, services: Services) -> None:
+        self.instance = instance
+        self._s = services
+        self._inbox: asyncio.Queue[tuple[m.Message, asyncio.Future[None] | None]] = asyncio.Queue()
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._readiness: asyncio.Task[None] | None = None
+        self._unwatch: Callable[[], None] | None = None
+        self._stop: m.Stop | None = None
+        self._stop_waiters: list[asyncio.Future[bool]] = []
+        self._want: m.Want | None = None
+        self._drain_timer: asyncio.TimerHandle | None = None
+        self._idle_timer: asyncio.TimerHandle | None = None
+        self._retry_timer: asyncio.TimerHandle | None = None
+        self._spawning = False
+        self._task: asyncio.Task[None] | None = None
+
+    # --- the inbox -----------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Start the supervisor's task."""
+        self._task = asyncio.get_running_loop().create_task(
+            self._loop(), name=f"supervisor {self.instance.id}"
+        )
+
+    def post(self, message: m.Message) -> None:
+        """Tell it something; from the event loop only."""
+        self._inbox.put_nowait((message, None))
+
+    async def tell(self, message: m.Message) -> None:
+        """Tell it something and return when the transition, if any, has been made."""
+        handled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._inbox.put_nowait((message, handled))
+        await handled
+
+    async def close(self) -> None:
+        """Forget the instance without touching its process."""
+        self._cancel_timers()
+        if self._unwatch:
+            self._unwatch()
+            self._unwatch = None
+        tasks = [task for task in (self._task, self._readiness, *self._tasks) if task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if self.instance.client:
+            await self.instance.client.close()
+
+    async def _loop(self) -> None:
+        while True:
+            message, handled = await self._inbox.get()
+            try:
+                await self._on(message)
+            except Exception as error:
+                log.exception("instance %s: %s failed", self.instance.id, type(message).__name__)
+                self._fail(f"internal error while handling {type(message).__name__}: {type(error).__name__}")
+            if handled and not handled.done():
+                handled.set_result(None)
+
+    async def _on(self, message: m.Message) -> None:
+        current = self.instance.generation
+        match message:
+            case m.Want():
+                self._on_want(message)
+            case m.Adopted(handle=handle):
+                self._begin_readiness(handle, adopted=True)
+            case m.Stop():
+                self._on_stop(message)
+            case m.Started(generation=generation, handle=handle) if generation == current:
+                self._spawning = False
+                self.instance.handle = handle
+                self._background(self._persist())
+                if self._stop:
+                    self._begin_stop()
+                else:
+                    self._begin_readiness(handle, adopted=False)
+            case m.Started(handle=handle):
+                await self._s.stop(self._runtime.stop, handle, STOP_GRACE_S)
+            case _ if message.generation != current:  # late news of an earlier generation
+                return
+            case m.Planned(plan=plan):
+                self._on_planned(plan)
+            case m.StartFailed(error=error):
+                self._on_start_failed(error)
+            case m.Ready():
+                self._on_ready(message)
+            case m.NotReady(reason=reason):
+                self._on_not_ready(reason)
+            case m.Exited(exit=exit_):
+                self._on_exited(exit_)
+            case m.Diagnosed():
+                self._on_diagnosed(message)
+            case m.DrainOver(expired=expired):
+                self._on_drain_over(expired=expired)
+            case m.Stopped():
+                await self._on_stopped(message)
+            case m.Idle():
+                self._on_idle()
+            case m.Retry():
+                if self.instance.state is State.BACKOFF:
+                    self._begin_start("supervisor", "restarting after a crash")
+            case m.Suspect():
+                self._on_suspect()
+
+    # --- starting ------------------------------------------------------------------------------------
+
+    def _on_want(self, want: m.Want) -> None:
+        state = self.instance.state
+        if state in _LOADING or state is State.READY:
+            if self._stop:  # a stop during the spawn: start again when it is done
+                self._want = want
+            return
+        if state in (State.STOPPING, State.DRAINING):
+            # An administrator's stop stands; what goes to sleep is woken again when it is asleep.
+            if want.actor != "gateway" or (self._stop and self._stop.target == "sleeping"):
+                self._want = want
+            return
+        if state is State.BACKOFF and want.actor == "gateway":
+            return
+        if want.actor != "gateway":
+            self._s.breaker.reset(self.instance.config_hash)
+            self.instance.restarts = 0
+        elif pause := self._s.breaker.check(self.instance.config_hash, time.monotonic()):
+            self._set(State.FAILED, pause.reason, "breaker")
+            return
+        self._begin_start(want.actor, want.reason)
+
+    def _begin_start(self, actor: str, reason: str) -> None:
+        self._cancel_timers()
+        instance = self.instance
+        instance.generation += 1
+        instance.desired = "running"
+        instance.actor = actor
+        instance.ready_at = None
+        instance.load_seconds = None
+        instance.slots = None
+        instance.context_length = None
+        instance.last_exit = None
+        self._want = None
+        self._spawning = True
+        self._set(State.PREPARING, reason, actor)
+        self._background(self._prepare(instance.generation))
+
+    async def _prepare(self, generation: int) -> None:
+        try:
+            await self._s.open_port(self.instance)
+            plan = await self._s.plan(self.instance, generation)
+            await self._persist()  # the intent is durable before the process exists
+        except LlamaManError as error:
+            self.post(m.StartFailed(generation, error))
+        except Exception as error:
+            log.exception("instance %s: planning failed", self.instance.id)
+            self.post(m.StartFailed(generation, LaunchError(f"internal error: {type(error).__name__}")))
+        else:
+            self.post(m.Planned(generation, plan))
+
+    def _on_planned(self, plan: LaunchPlan) -> None:
+        if self._stop:
+            self._spawning = False
+            self._after_stop(None)
+            return
+        self._set(State.STARTING, "loading the model", self.instance.actor)
+        self.instance.started = time.time()
+        self._background(self._spawn(plan))
+
+    async def _spawn(self, plan: LaunchPlan) -> None:
+        try:
+            handle = await self._s.start(self._runtime.start, plan)
+        except LlamaManError as error:
+            self.post(m.StartFailed(plan.generation, error))
+        except Exception as error:
+            log.exception("instance %s: the runtime failed", plan.instance_id)
+            self.post(
+                m.StartFailed(plan.generation, LaunchError(f"the runtime failed: {type(error).__name__}"))
+            )
+        else:
+            self.post(m.Started(plan.generation, handle))
+
+    def _on_start_failed(self, error: LlamaManError) -> None:
+        self._spawning = False
+        if self._stop:
+            self._after_stop(None)
+            return
+        self._s.breaker.death(self.instance.config_hash, error.message, time.monotonic())
+        self._fail(error.message)
+
+    def _begin_readiness(self, handle: Any, *, adopted: bool) -> None:
+        instance = self.instance
+        instance.handle = handle
+        instance.api_key = self._s.api_key(instance.id, handle.generation).encode()
+        instance.client = self._s.connect(handle.address)
+        generation = instance.generation
+        loop = asyncio.get_running_loop()
+
+        def exited(exit_: Exit) -> None:
+            loop.call_soon_threadsafe(self.post, m.Exited(generation, exit_))
+
+        self._unwatch = self._runtime.watch(handle, exited)
+        if adopted:
+            instance.started = None  # how long the load took is no longer known
+            self._set(State.STARTING, "adopted, checking its health", "boot")
+        self._readiness = loop.create_task(self._await_ready(generation))
+
+    async def _await_ready(self, generation: int) -> None:
+        instance = self.instance
+        client = instance.client
+        assert client is not None
+        health = Health(
+            client,
+            instance.api_key,
+            instance.log_path,
+            instance.handle.pid if instance.handle else None,
+            load_timeout_s=self._s.load_timeout_s,
+            health_timeout_s=self._s.health_timeout_s,
+        )
+        try:
+            facts = await await_ready(health)
+        except TimeoutError as error:
+            self.post(m.NotReady(generation, str(error)))
+        else:
+            self.post(m.Ready(generation, facts.slots, facts.context_length))
+
+    def _on_ready(self, ready: m.Ready) -> None:
+        instance = self.instance
+        if instance.state is not State.STARTING or self._stop:
+            return
+        instance.slots = ready.slots or int(instance.options.get("parallel") or 1)
+        instance.context_length = ready.context_length
+        instance.ready_at = time.time()
+        instance.last_release = time.monotonic()
+        instance.failures = 0
+        if instance.started:
+            instance.load_seconds = round(instance.ready_at - instance.started, 3)
+        self._s.breaker.success(instance.config_hash)
+        self._set(State.READY, "ready", instance.actor)
+        self._background(self._persist())
+        self._arm_idle()
+
+    def _on_not_ready(self, reason: str) -> None:
+        if self.instance.state is State.STARTING and not self._stop:
+            self._s.breaker.death(self.instance.config_hash, reason, time.monotonic())
+            self._end_process(m.Stop("stopped", "supervisor", reason, 0))
+
+    # --- ending --------------------------------------------------------------------------------------
+
+    def _on_exited(self, exit_: Exit) -> None:
+        instance = self.instance
+        if instance.state is State.STOPPING:
+            return  # the stop reports its own exit
+        instance.last_exit = exit_
+        if instance.client:
+            instance.client.abort()
+        self._background(self._diagnose(instance.generation, exit_))
+
+    async def _diagnose(self, generation: int, exit_: Exit) -> None:
+        cause, detail = await self._s.inspect(self._s.diagnose, self.instance, exit_)
+        self.post(m.Diagnosed(generation, exit_, cause, detail))
+
+    def _on_diagnosed(self, news: m.Diagnosed) -> None:
+        instance = self.instance
+        if instance.state is State.STOPPING:
+            return
+        was_running = instance.state in _RUNNING
+        self._process_gone()
+        if self._stop:
+            self._after_stop(news.exit)
+            return
+        instance.crashes += 1
+        if not was_running:
+            self._s.breaker.death(instance.config_hash, news.cause, time.monotonic())
+            self._fail(news.cause)
+            return
+        if instance.ready_at and time.time() - instance.ready_at > STEADY_S:
+            instance.restarts = 0
+        if instance.options.get("restart_policy") != "on-failure" or instance.restarts >= MOST_RESTARTS:
+            self._s.breaker.death(instance.config_hash, news.cause, time.monotonic())
+            self._fail(news.cause)
+            return
+        pause = min(FIRST_BACKOFF_S * 2**instance.restarts, LONGEST_BACKOFF_S)
+        instance.restarts += 1
+        self._set(State.BACKOFF, f"{news.cause}; restarting in {pause:.0f} s", "supervisor")
+        self._background(self._persist())
+        self._retry_timer = asyncio.get_running_loop().call_later(
+            pause, self.post, m.Retry(instance.generation)
+        )
+
+    def _on_stop(self, stop: m.Stop) -> None:
+        instance = self.instance
+        self._want = None
+        if stop.done:
+            self._stop_waiters.append(stop.done)
+        if not stop.give_up:
+            instance.desired = stop.target
+        match instance.state:
+            case State.READY:
+                self._stop = stop
+                self._begin_drain(stop)
+            case State.DRAINING:
+                self._stop = stop
+                if self._drain_timer:
+                    self._drain_timer.cancel()
+                self._begin_drain(stop)
+            case State.STOPPING:
+                self._stop = stop
+            case State.QUEUED | State.PREPARING | State.STARTING:
+                self._stop = stop
+                if not self._spawning:
+                    self._begin_stop()
+            case State.SLEEPING | State.STOPPED | State.FAILED | State.BACKOFF:
+                self._cancel_timers()
+                self._stop = stop
+                self._after_stop(instance.last_exit)
+
+    def _begin_drain(self, stop: m.Stop) -> None:
+        if self.instance.active == 0 or stop.drain_s <= 0:
+            self._begin_stop()
+            return
+        self._set(State.DRAINING, f"{stop.reason}; waiting for {self.instance.active} running", stop.actor)
+        self._drain_timer = asyncio.get_running_loop().call_later(
+            stop.drain_s, self.post, m.DrainOver(self.instance.generation, expired=True)
+        )
+
+    def _on_drain_over(self, *, expired: bool) -> None:
+        if self.instance.state is not State.DRAINING or self._stop is None:
+            return
+        if self._drain_timer:
+            self._drain_timer.cancel()
+            self._drain_timer = None
+        if expired and self._stop.give_up:
+            self._stop = None
+            self._answer_stops(done=False)
+            self._set(State.READY, "kept: requests were still running", "supervisor")
+        else:
+            self._begin_stop()
+
+    def _begin_stop(self) -> None:
+        assert self._stop is not None
+        self._end_process(self._stop)
+
+    def _end_process(self, stop: m.Stop) -> None:
+        instance = self.instance
+        self._cancel_timers()
+        self._stop = stop
+        if self._readiness:
+            self._readiness.cancel()
+        self._set(State.STOPPING, stop.reason, stop.actor)
+        if instance.client:
+            instance.client.abort()
+        self._background(self._end(instance.generation))
+
+    async def _end(self, generation: int) -> None:
+        handle = self.instance.handle
+        exit_: Exit | None = None
+        try:
+            if handle:
+                exit_ = await self._s.stop(self._runtime.stop, handle, STOP_GRACE_S)
+        except LlamaManError as error:
+            self.post(m.Stopped(generation, None, error))
+        except Exception as error:
+            log.exception("instance %s: the runtime could not stop it", self.instance.id)
+            self.post(m.Stopped(generation, None, LaunchError(f"stop failed: {type(error).__name__}")))
+        else:
+            self.post(m.Stopped(generation, exit_))
+
+    async def _on_stopped(self, news: m.Stopped) -> None:
+        if news.error:
+            self._stop = None
+            self._answer_stops(done=False)
+            self._fail(f"could not be stopped: {news.error.message}")
+            return
+        self._process_gone()
+        self._after_stop(news.exit)
+
+    def _after_stop(self, exit_: Exit | None) -> None:
+        stop = self._stop
+        assert stop is not None
+        self._stop = None
+        instance = self.instance
+        instance.last_exit = exit_
+        if stop.actor == "supervisor":
+            self._fail(stop.reason)
+            return
+        state = State.SLEEPING if stop.target == "sleeping" else State.STOPPED
+        self._set(state, stop.reason, stop.actor)
+        self._background(self._settle(state))
+        if self._want:
+            want, self._want = self._want, None
+            self.post(want)
+
+    async def _settle(self, state: State) -> None:
+        """Make the outcome durable and give the port back before anybody is told."""
+        try:
+            if state in (State.STOPPED, State.FAILED):
+                await self._s.release_port(self.instance)
+            await self._persist()
+        finally:
+            self._answer_stops(done=True)
+
+    def _process_gone(self) -> None:
+        if self._unwatch:
+            self._unwatch()
+            self._unwatch = None
+        if self._readiness:
+            self._readiness.cancel()
+            self._readiness = None
+        client, self.instance.client = self.instance.client, None
+        if client:
+            client.abort()
+            self._background(client.close())
+        self.instance.handle = None
+        self.instance.slots = None
+        self._s.release_internal(self.instance)
+
+    def _fail(self, reason: str) -> None:
+        self._cancel_timers()
+        self._set(State.FAILED, reason, "supervisor")
+        self._background(self._settle(State.FAILED))
+
+    # --- while it runs -------------------------------------------------------------------------------
+
+    def released(self) -> None:
+        """A request has left; called by the pool for each one, so it does nothing that costs."""
+        if self.instance.state is State.DRAINING and self.instance.active == 0:
+            self.post(m.DrainOver(self.instance.generation, expired=False))
+
+    def _arm_idle(self) -> None:
+        timeout = self._s.idle_timeout_s(self.instance)
+        if timeout > 0:
+            self._idle_timer = asyncio.get_running_loop().call_later(
+                timeout, self.post, m.Idle(self.instance.generation)
+            )
+
+    def _on_idle(self) -> None:
+        instance = self.instance
+        timeout = self._s.idle_timeout_s(instance)
+        if instance.state is not State.READY or timeout <= 0:
+            return
+        idle_for = time.monotonic() - (instance.last_release or 0)
+        if instance.active or instance.queued or idle_for < timeout:
+            wait = timeout if instance.active or instance.queued else timeout - idle_for
+            self._idle_timer = asyncio.get_running_loop().call_later(
+                max(wait, 0.05), self.post, m.Idle(instance.generation)
+            )
+            return
+        instance.desired = "sleeping"
+        self._end_process(m.Stop("sleeping", "idle", f"idle for {timeout / 60:g} min", 0))
+
+    def options_changed(self) -> None:
+        """Live options changed: look at the idle time again."""
+        if self._idle_timer:
+            self._idle_timer.cancel()
+        if self.instance.state is State.READY:
+            self._arm_idle()
+
+    def _on_suspect(self) -> None:
+        if self.instance.state is State.READY and self.instance.client:
+            self._background(self._check_wedged(self.instance.generation))
+
+    async def _check_wedged(self, generation: int) -> None:
+        instance = self.instance
+        for _ in range(3):
+            if instance.generation != generation or instance.state is not State.READY or not instance.client:
+                return
+            if await probe(instance.client, self._s.health_timeout_s):
+                instance.failures = 0
+                return
+            await asyncio.sleep(0.5)
+        if instance.generation == generation and instance.state is State.READY:
+            self._want = m.Want("supervisor", "restarting a wedged engine")
+            self._end_process(m.Stop("sleeping", "watchdog", "the engine no longer answers", 0))
+
+    # --- small things --------------------------------------------------------------------------------
+
+    @property
+    def _runtime(self) -> Runtime:
+        return self._s.runtime(self.instance.runtime)
+
+    def _set(self, state: State, reason: str, actor: str) -> None:
+        previous, self.instance.state = self.instance.state, state
+        self.instance.reason = reason
+        self.instance.actor = actor
+        self._s.changed(self.instance, previous)
+
+    def _answer_stops(self, *, done: bool) -> None:
+        waiters, self._stop_waiters = self._stop_waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(done)
+
+    async def _persist(self) -> None:
+        await self._s.persist(self.instance)
+
+    def _cancel_timers(self) -> None:
+        for timer in (self._drain_timer, self._idle_timer, self._retry_timer):
+            if timer:
+                timer.cancel()
+        self._drain_timer = self._idle_timer = self._retry_timer = None
+
+    def _background(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._finished)
+
+    def _finished(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()):
+            log.error("instance %s: %s", self.instance.id, error, exc_info=error)
+
+
+def unavailable(instance: Instance, breaker: Breaker) -> LlamaManError:
+    """Why a request cannot be served by a failed instance, as the waiters are told."""
+    pause = breaker.check(instance.config_hash, time.monotonic())
+    retry = max(1, round(pause.seconds)) if pause else 5
+    message = f"model '{instance.model}' could not be loaded: {instance.reason}"
+    if instance.last_exit is not None:
+        return EngineDied(message, retry_after=retry)
+    return ModelUnavailable(message, retry_after=retry)

@@ -1,0 +1,194 @@
+"""The dialect contract: how a plugin translates one client API.
+
+A dialect is pure and synchronous: no I/O, no clock, no threads. It says *what* to ask the engine
+and how to phrase what came back; the pipeline owns connections, queues, cancellation and metering.
+
+The life of a request: ``open`` reads it and returns an :class:`Intent` (or a :class:`Reply`, to answer at
+once). When an engine has been granted, ``serve`` runs as a generator: it yields operations and is sent
+events. Closing the generator is cancellation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from llamaman.access import Access
+from llamaman.errors import LlamaManError
+from llamaman.records import Identity, ModelView
+
+Phase = Literal["queue", "load", "prefill"]
+Headers = Sequence[tuple[bytes, bytes]]
+
+JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
+SSE_HEADERS: Headers = (
+    (b"content-type", b"text/event-stream"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class InferenceRoute:
+    """One endpoint of a dialect.
+
+    :ivar pattern: a literal path, or one with ``{name}`` segments.
+    :ivar body: ``json`` bodies are read, checked and parsed before ``open``; ``none`` has no body.
+    :ivar limit: bytes a body may have.
+    """
+
+    method: str
+    pattern: str
+    access: Access = Access.INFERENCE
+    body: Literal["json", "none"] = "json"
+    limit: int = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a dialect may know of a client's request; credentials are gone before it is made."""
+
+    route: InferenceRoute
+    path: str
+    values: Mapping[str, str]
+    query: bytes
+    identity: Identity
+    json: dict[str, Any]
+    raw: bytes
+    models: Sequence[ModelView]
+    own_model: ModelView | None = None
+    request_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """What a request wants.
+
+    :ivar model: the name as the client wrote it; None means the model of the instance port it came through.
+    :ivar needs: the role a model must have.
+    :ivar slots: permits that the request takes (``n`` of a completion).
+    :ivar keep_alive: seconds; None means no change.
+    :ivar affinity: requests with the same value prefer the same instance.
+    """
+
+    model: str | None
+    action: Literal["infer", "load", "unload"] = "infer"
+    needs: Literal["chat", "completion", "embedding", "any"] = "any"
+    stream: bool = False
+    slots: int = 1
+    keep_alive: float | None = None
+    affinity: str | None = None
+    request: Request | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A complete answer."""
+
+    status: int
+    headers: Headers
+    body: bytes
+
+
+# --- operations a generator yields ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One request to the engine.
+
+    ``body`` is the JSON text to send; ``patch`` is laid over its top level without parsing it again.
+
+    Modes: ``relay`` forwards the engine's SSE events untouched (progress and pings removed) and then sends
+    the generator a :class:`Result` without body; ``stream`` sends a :class:`Chunk` for this and for every
+    following :class:`Next`, and a :class:`Result` at the end; ``assemble`` streams from the engine but
+    sends one :class:`Result` with the whole body, so that a client that leaves frees its slot at once;
+    ``plain`` is one request and one body.
+    """
+
+    method: str
+    path: str
+    body: bytes
+    mode: Literal["relay", "stream", "assemble", "plain"] = "plain"
+    patch: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Next:
+    """The next event of the ``stream`` call in progress."""
+
+
+@dataclass(frozen=True, slots=True)
+class Calls:
+    """Several plain calls under the one grant, at most ``limit`` at a time."""
+
+    calls: Sequence[Call]
+    limit: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Start:
+    """Begin the answer."""
+
+    status: int
+    headers: Headers
+
+
+@dataclass(frozen=True, slots=True)
+class Emit:
+    """Send bytes of the answer."""
+
+    data: bytes
+
+
+Op = Call | Next | Calls | Start | Emit | Reply
+
+
+# --- events it is sent --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """One SSE event of the engine, parsed. ``[DONE]`` is not delivered."""
+
+    data: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The end of a call. ``relayed`` is True when the answer already went to the client."""
+
+    status: int
+    body: bytes
+    relayed: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The results of :class:`Calls`, in their order."""
+
+    results: Sequence[Result]
+
+
+Event = Chunk | Result | Results | None
+Serving = Generator[Op, Event, None]
+
+
+class Dialect(Protocol):
+    """One client API. See the module's docstring."""
+
+    name: str
+    routes: Sequence[InferenceRoute]
+
+    def open(self, request: Request) -> Intent | Reply:
+        """Read a request; raise a LlamaManError to refuse it."""
+
+    def serve(self, intent: Intent, model: ModelView) -> Serving:
+        """Answer it. Runs with an engine granted."""
+
+    def error(self, error: LlamaManError, *, started: bool) -> Reply | bytes:
+        """Phrase an error: a Reply, or bytes of the stream when the answer has started."""
+
+    def waiting(self, phase: Phase, seconds: float) -> bytes | None:
+        """What may be sent while a stream waits, or None when nothing may."""

@@ -1,0 +1,97 @@
+"""An engine's event stream as parsed events, and as one assembled body."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from llamaman.errors import UpstreamFailed
+from llamaman.gateway.assemble import Assembler, dump
+from llamaman.gateway.dialect import Chunk, Result
+from llamaman.gateway.meter import Meter
+from llamaman.gateway.sse import Splitter, iter_events
+from llamaman.gateway.upstream import Response
+
+
+class EventStream:
+    """The events of one streamed answer, one at a time; progress, pings and ``[DONE]`` are swallowed."""
+
+    __slots__ = ("_meter", "_pending", "_splitter", "response")
+
+    def __init__(self, response: Response, meter: Meter) -> None:
+        self.response = response
+        self._meter = meter
+        self._splitter = Splitter()
+        self._pending: list[dict[str, Any]] = []
+
+    async def next(self) -> Chunk | Result:
+        """The next event, or a Result at the complete end.
+
+        :raises UpstreamError: the stream broke.
+        """
+        while not self._pending:
+            block = await self.response.read_block()
+            if not block:
+                return Result(200, b"")
+            self._pending = parse_events(self._splitter.feed(block))
+            self._pending.reverse()
+        event = self._pending.pop()
+        if "error" in event and "choices" not in event:
+            return stream_error(event["error"])
+        self._meter.saw(event)
+        return Chunk(event)
+
+
+def parse_events(block: bytes) -> list[dict[str, Any]]:
+    """The JSON objects of whole SSE events that are news to a client.
+
+    :raises UpstreamFailed: an event is not a JSON object.
+    """
+    events = []
+    for data in iter_events(block):
+        if data == b"[DONE]":
+            continue
+        try:
+            event = json.loads(data)
+        except ValueError:
+            raise UpstreamFailed("the engine sent an event that is not JSON") from None
+        if not isinstance(event, dict):
+            raise UpstreamFailed("the engine sent an event that is not an object")
+        if "prompt_progress" not in event:
+            events.append(event)
+    return events
+
+
+async def assemble(response: Response, meter: Meter, *, chat: bool) -> Result:
+    """Read a streamed completion to its end and rebuild the engine's non-streamed body.
+
+    :raises UpstreamError: the stream broke.
+    """
+    assembler = Assembler(chat=chat)
+    splitter = Splitter()
+    while block := await response.read_block():
+        for event in parse_events(splitter.feed(block)):
+            if "error" in event and "choices" not in event:
+                return stream_error(event["error"])
+            meter.saw(event)
+            assembler.add(event)
+    return Result(200, assembler.body())
+
+
+def stream_error(error: object) -> Result:
+    """An error inside a stream as the answer that a client which did not stream would have got."""
+    status = error.get("code") if isinstance(error, dict) else None
+    return Result(status if isinstance(status, int) and 400 <= status <= 599 else 500, dump({"error": error}))
+
+
+def meter_body(meter: Meter, body: bytes) -> None:
+    """Read the figures of a whole body, if it has any."""
+    if b'"usage"' not in body and b'"timings"' not in body:
+        meter.saw({})
+        return
+    try:
+        data = json.loads(body)
+    except ValueError:
+        return
+    if isinstance(data, dict):
+        meter.saw(data)

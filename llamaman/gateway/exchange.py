@@ -1,0 +1,185 @@
+"""One client exchange: what has been sent, who sent it, and how it is ended from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import secrets
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from llamaman.errors import LlamaManError, Unauthorized
+from llamaman.gateway.dialect import SSE_HEADERS, Dialect, Headers, Intent, Phase, Reply
+from llamaman.gateway.meter import Meter
+from llamaman.gateway.request import Request
+from llamaman.records import Identity, ModelView
+
+Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+HEARTBEAT_S = 15.0
+_BOOT = secrets.token_hex(4)
+_numbers = itertools.count(1)
+
+
+class Exchange:
+    """The answer side of one inference request. Status and headers go out with the first real bytes."""
+
+    __slots__ = (
+        "_heartbeat",
+        "_send",
+        "began",
+        "dialect",
+        "ended_by",
+        "id",
+        "identity",
+        "instance_id",
+        "intent",
+        "meter",
+        "model",
+        "path",
+        "phase",
+        "queued_s",
+        "request",
+        "started",
+        "status",
+        "stream",
+        "surface",
+        "task",
+        "wrote_content",
+    )
+
+    def __init__(self, request: Request, send: Send, dialect: Dialect, identity: Identity, path: str) -> None:
+        self.id = f"{_BOOT}-{next(_numbers):x}"
+        self.request = request
+        self.dialect = dialect
+        self.identity = identity
+        self.path = path
+        self.surface = request.surface
+        self.meter = Meter()
+        self.began = time.time()
+        self.model: ModelView | None = None
+        self.intent: Intent | None = None
+        self.instance_id: str | None = None
+        self.phase: Phase = "queue"
+        self.queued_s = 0.0
+        self.started = False
+        self.wrote_content = False
+        self.status = 0
+        self.stream = False
+        self.ended_by: LlamaManError | None = None
+        self.task = asyncio.current_task()
+        self._send = send
+        self._heartbeat: asyncio.TimerHandle | None = None
+
+    # --- sending -------------------------------------------------------------------------------------
+
+    async def start(self, status: int, headers: Headers) -> None:
+        """Begin the answer; it leaves with the first bytes."""
+        if not self.started:
+            self.started = True
+            self.status = status
+            await self._send({"type": "http.response.start", "status": status, "headers": headers})
+
+    async def write(self, data: bytes) -> None:
+        """Send bytes of a started answer."""
+        if self._heartbeat:
+            self._heartbeat.cancel()
+            self._heartbeat = None
+        self.wrote_content = True
+        await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    async def finish(self) -> None:
+        """End a started answer."""
+        self.quiet()
+        await self._send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def reply(self, reply: Reply) -> None:
+        """Send a whole answer."""
+        self.quiet()
+        self.started = True
+        self.wrote_content = True
+        self.status = reply.status
+        await self._send({"type": "http.response.start", "status": reply.status, "headers": reply.headers})
+        await self._send({"type": "http.response.body", "body": reply.body, "more_body": False})
+
+    async def fail(self, error: LlamaManError) -> None:
+        """Tell the client about an error in its own dialect, in the stream if that has begun."""
+        self.quiet()
+        answer = self.dialect.error(error, started=self.started)
+        if isinstance(answer, bytes):
+            if not self.started:
+                await self.start(error.status, SSE_HEADERS)
+            await self._send({"type": "http.response.body", "body": answer, "more_body": False})
+        else:
+            await self.reply(answer)
+
+    # --- keeping a waiting stream alive --------------------------------------------------------------
+
+    def keep_alive(self) -> None:
+        """From now on send what the dialect allows while nothing else is sent, every 15 s."""
+        self._heartbeat = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
+
+    def quiet(self) -> None:
+        """No more heartbeats."""
+        if self._heartbeat:
+            self._heartbeat.cancel()
+            self._heartbeat = None
+
+    def _beat(self) -> None:
+        data = self.dialect.waiting(self.phase, time.monotonic() - self.meter.started)
+        if data is None:
+            return
+        task = asyncio.get_running_loop().create_task(self._send_beat(data))
+        task.add_done_callback(_forget)
+        self._heartbeat = asyncio.get_running_loop().call_later(HEARTBEAT_S, self._beat)
+
+    async def _send_beat(self, data: bytes) -> None:
+        if not self.wrote_content:
+            await self.start(200, SSE_HEADERS)
+            await self._send({"type": "http.response.body", "body": data, "more_body": True})
+
+    # --- being ended ---------------------------------------------------------------------------------
+
+    def end(self, reason: LlamaManError | None = None) -> None:
+        """End it from outside; None means that the client has left."""
+        self.ended_by = reason
+        if self.task and not self.task.done():
+            self.task.cancel()
+
+    def client_left(self, _gone: object) -> None:
+        """Callback of the connection."""
+        if not self.request.answered:
+            self.end()
+
+
+def _forget(task: asyncio.Task[None]) -> None:
+    """A heartbeat to a client that has left fails, and that is all there is to say."""
+    if not task.cancelled():
+        task.exception()
+
+
+class Exchanges:
+    """Every exchange in flight, so that a revoked key or an administrator can end it."""
+
+    def __init__(self) -> None:
+        self._running: dict[str, Exchange] = {}
+
+    def add(self, exchange: Exchange) -> None:
+        """It has begun."""
+        self._running[exchange.id] = exchange
+
+    def remove(self, exchange: Exchange) -> None:
+        """It is over."""
+        self._running.pop(exchange.id, None)
+
+    def all(self) -> list[Exchange]:
+        """A snapshot."""
+        return list(self._running.values())
+
+    def revoke(self, key_id: str) -> int:
+        """End the exchanges of a key; returns how many there were."""
+        mine = [e for e in self._running.values() if e.identity.key_id == key_id]
+        for exchange in mine:
+            exchange.end(Unauthorized("Invalid API key"))
+        return len(mine)

@@ -1,0 +1,549 @@
+"""The one path of every inference request, from authentication to the released slot.
+
+Reading order: :meth:`Pipeline.handle`, which is the path in the order in which a request meets it;
+``_serve`` drives the dialect's generator; ``_call`` and its four modes talk to the engine; ``_leave``
+is what happens when the client goes first.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from llamaman.access import Access
+from llamaman.core.auth import Keys, allows_model, authorise
+from llamaman.core.hooks import Hooks
+from llamaman.core.instance import Instance
+from llamaman.errors import (
+    EngineDied,
+    Forbidden,
+    InvalidRequest,
+    LlamaManError,
+    ModelUnavailable,
+    NotFound,
+    PayloadTooLarge,
+    UpstreamFailed,
+    UpstreamTimeout,
+)
+from llamaman.gateway.body import parse_object, set_path, splice
+from llamaman.gateway.dialect import (
+    JSON_HEADERS,
+    SSE_HEADERS,
+    Call,
+    Calls,
+    Dialect,
+    Emit,
+    Event,
+    InferenceRoute,
+    Intent,
+    Next,
+    Reply,
+    Result,
+    Results,
+    Start,
+)
+from llamaman.gateway.dialect import Request as DialectRequest
+from llamaman.gateway.event_stream import EventStream, assemble, meter_body
+from llamaman.gateway.exchange import Exchange, Exchanges, Send
+from llamaman.gateway.limits import BodyTooLarge, BodyTooSlow, BufferFull, ClientGone
+from llamaman.gateway.overrides import sampling_overrides
+from llamaman.gateway.pool import Grant, Pools
+from llamaman.gateway.request import Request
+from llamaman.gateway.sse import EventTooLarge
+from llamaman.gateway.upstream import Response, UpstreamError
+from llamaman.records import NOBODY, ForwardCall, ForwardRecord, ModelView, Reject, State
+
+log = logging.getLogger("llamaman.gateway")
+
+MAX_ANSWER = 64 * 1024 * 1024
+MAX_EVENT = 8 * 1024 * 1024
+_SUSPICIOUS_FAILURES = 3
+_PROGRESS = {"stream": True, "return_progress": True}
+
+
+class Library(Protocol):
+    """What the pipeline asks about models."""
+
+    def models(self) -> tuple[ModelView, ...]:
+        """All of them."""
+
+    def find(self, name: str) -> ModelView:
+        """One by name; raises ModelNotFound."""
+
+    def by_path(self, path: Any) -> ModelView:
+        """One by file; raises NotFound."""
+
+
+class Registry(Protocol):
+    """What the pipeline asks about instances."""
+
+    def get(self, instance_id: str) -> Instance | None:
+        """One by id, or None."""
+
+    def is_embedding(self, model: ModelView) -> bool:
+        """Whether the model runs, or would run, as an embedding model."""
+
+    def suspect(self, instance: Instance) -> None:
+        """Its requests fail although it lives."""
+
+    def unavailable(self, instance: Instance) -> LlamaManError:
+        """Why it cannot serve."""
+
+    def served(self, instance: Instance, tokens_per_second: float | None, ttft_ms: float | None) -> None:
+        """A request is over."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What the pipeline works with."""
+
+    keys: Keys
+    library: Library
+    registry: Registry
+    pools: Pools
+    hooks: Hooks
+    require_auth: Callable[[], bool]
+    request_timeout_s: float
+    record: Callable[[ForwardRecord], None]
+
+
+class Pipeline:
+    """Serves inference requests."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._p = parts
+        self.exchanges = Exchanges()
+        self._cleanups: set[asyncio.Task[None]] = set()
+
+    async def handle(
+        self,
+        request: Request,
+        send: Send,
+        dialect: Dialect,
+        route: InferenceRoute,
+        values: Mapping[str, str],
+        level: Access,
+    ) -> None:
+        """Answer one request."""
+        parts = self._p
+        head = request.head
+        exchange: Exchange | None = None
+        gone = request.gone
+        try:
+            identity = parts.keys.authenticate(head.headers)
+            exchange = Exchange(request, send, dialect, identity, head.path)
+            gone.add_done_callback(exchange.client_left)
+            self.exchanges.add(exchange)
+            authorise(identity, level, require_auth=parts.require_auth())
+            raw, body = b"", {}
+            if route.body == "json":
+                raw = await _read(request, route.limit)
+                body = parse_object(raw)
+            own = self._own_instance(exchange)
+            models = parts.library.models()
+            answer = dialect.open(
+                DialectRequest(
+                    route=route,
+                    path=head.path,
+                    values=values,
+                    query=head.query,
+                    identity=identity,
+                    json=body,
+                    raw=raw,
+                    models=models if identity.models is None else _allowed(models, exchange),
+                    own_model=parts.library.by_path(own.model_path) if own else None,
+                    request_id=exchange.id,
+                )
+            )
+            if isinstance(answer, Reply):
+                await exchange.reply(answer)
+            else:
+                await self._infer(exchange, answer, own)
+        except LlamaManError as error:
+            await self._tell(exchange, request, send, dialect, error)
+        except ClientGone:
+            pass  # nobody is left to be told
+        except asyncio.CancelledError:
+            if not await self._ended(exchange):
+                raise
+        finally:
+            if exchange:
+                gone.remove_done_callback(exchange.client_left)
+                exchange.quiet()
+                self.exchanges.remove(exchange)
+                if exchange.intent:
+                    self._record(exchange)
+
+    async def _ended(self, exchange: Exchange | None) -> bool:
+        """Whether a cancellation was ours; a revoked or stopped request is still told why."""
+        task = asyncio.current_task()
+        if exchange is None or task is None or not (exchange.request.is_gone or exchange.ended_by):
+            return False
+        task.uncancel()
+        if exchange.ended_by and not exchange.request.is_gone:
+            await exchange.fail(exchange.ended_by)
+        return True
+
+    async def _tell(
+        self, exchange: Exchange | None, request: Request, send: Send, dialect: Dialect, error: LlamaManError
+    ) -> None:
+        if exchange is None:  # refused before there was an identity
+            exchange = Exchange(request, send, dialect, NOBODY, request.head.path)
+        exchange.ended_by = error
+        try:
+            if isinstance(error, WrongPort):
+                await exchange.reply(_plain_error(error))
+            else:
+                await exchange.fail(error)
+        except ClientGone:
+            return
+
+    # --- from a name to a grant ----------------------------------------------------------------------
+
+    def _own_instance(self, exchange: Exchange) -> Instance | None:
+        surface = exchange.surface
+        if surface.name != "instance" or surface.instance_id is None:
+            return None
+        instance = self._p.registry.get(surface.instance_id)
+        if instance is None:
+            raise NotFound("this instance no longer exists")
+        return instance
+
+    def _resolve(self, intent: Intent, own: Instance | None) -> ModelView:
+        if own is None:
+            if not intent.model:
+                raise InvalidRequest("model is required", field="model")
+            return self._p.library.find(intent.model)
+        model = self._p.library.by_path(own.model_path)
+        if intent.model and not _fits(intent.model, model):
+            raise WrongPort(f"model '{intent.model}' is not loaded on this port", field="model")
+        return model
+
+    async def _infer(self, exchange: Exchange, intent: Intent, own: Instance | None) -> None:
+        parts = self._p
+        exchange.intent = intent
+        exchange.stream = intent.stream
+        model = self._resolve(intent, own)
+        exchange.model = model
+        if not allows_model(exchange.identity, model.name):
+            raise Forbidden(f"this key may not use model '{model.name}'")
+        embedding = parts.registry.is_embedding(model)
+        _check_role(intent, model, embedding)
+        call = self._forward_call(exchange, intent, model)
+        if parts.hooks.has("admit"):
+            _raise_reject(parts.hooks.admit(call))
+        if intent.stream:
+            exchange.keep_alive()
+        replaced = False
+        while True:
+            grant = await self._grant(exchange, model, own, intent, embedding=embedding)
+            try:
+                await self._serve(exchange, intent, model, grant)
+                return
+            except UpstreamError as error:
+                failure = await self._diagnose(exchange, grant, error)
+                if failure is None and not replaced and not exchange.wrote_content:
+                    replaced = True
+                    continue
+                raise failure or UpstreamFailed("the engine broke the connection") from None
+            finally:
+                grant.release()
+
+    async def _grant(
+        self, exchange: Exchange, model: ModelView, own: Instance | None, intent: Intent, *, embedding: bool
+    ) -> Grant:
+        pool = self._p.pools.of(model.path)
+        only = own.id if own else None
+        grant = pool.try_now(only, intent.slots)
+        if grant is None:
+            exchange.phase = "load" if pool.loading else "queue"
+            waited = time.monotonic()
+            wants_embedding = embedding or (intent.needs == "embedding" and model.embedding)
+            grant = await pool.wait(model, only, intent.slots, "openai", embedding=wants_embedding)
+            exchange.queued_s += time.monotonic() - waited
+        exchange.instance_id = grant.instance.id
+        exchange.phase = "prefill"
+        return grant
+
+    def _forward_call(self, exchange: Exchange, intent: Intent, model: ModelView) -> ForwardCall:
+        return ForwardCall(
+            request_id=exchange.id,
+            surface=exchange.surface.name,
+            dialect=exchange.dialect.name,
+            path=exchange.path,
+            model=model.name,
+            identity=exchange.identity,
+            stream=intent.stream,
+            body=intent.request.json if intent.request else {},
+            instance_id=exchange.instance_id,
+        )
+
+    # --- driving the dialect -------------------------------------------------------------------------
+
+    async def _serve(self, exchange: Exchange, intent: Intent, model: ModelView, grant: Grant) -> None:
+        patch = sampling_overrides(grant.instance.options, intent.needs)
+        if self._p.hooks.has("pre_forward"):
+            patch = {**patch, **await self._pre_forward(exchange, intent, model)}
+        serving = exchange.dialect.serve(intent, model)
+        stream: EventStream | None = None
+        event: Event = None
+        try:
+            while True:
+                try:
+                    op = serving.send(event)
+                except StopIteration:
+                    break
+                event = None
+                if isinstance(op, Call):
+                    if op.mode == "stream":
+                        event, stream = await self._begin_stream(exchange, op, grant, patch)
+                    else:
+                        event = await self._call(exchange, op, grant, patch)
+                elif isinstance(op, Emit):
+                    await exchange.write(op.data)
+                elif isinstance(op, Next):
+                    event = await stream.next() if stream else Result(200, b"")
+                elif isinstance(op, Reply):
+                    await exchange.reply(op)
+                elif isinstance(op, Start):
+                    await exchange.start(op.status, op.headers)
+                elif isinstance(op, Calls):
+                    event = await self._calls(op, exchange, grant, patch)
+        finally:
+            serving.close()
+            if stream and not stream.response.complete:
+                self._leave(stream.response, grant)
+        if not exchange.request.answered:
+            await exchange.finish()
+
+    async def _pre_forward(self, exchange: Exchange, intent: Intent, model: ModelView) -> dict[str, Any]:
+        call = self._forward_call(exchange, intent, model)
+        outcome = await asyncio.to_thread(self._p.hooks.pre_forward, call)
+        _raise_reject(outcome)
+        return dict(outcome) if isinstance(outcome, Mapping) else {}
+
+    # --- talking to the engine -----------------------------------------------------------------------
+
+    async def _call(self, exchange: Exchange, call: Call, grant: Grant, patch: Mapping[str, Any]) -> Result:
+        response = await self._open(grant, call, patch)
+        try:
+            if call.mode == "plain" or response.status != 200:
+                answer = await response.read_all(MAX_ANSWER)
+                if response.status == 200:
+                    meter_body(exchange.meter, answer)
+                return Result(response.status, answer)
+            if call.mode == "relay":
+                await self._relay(exchange, response)
+                return Result(200, b"", relayed=True)
+            return await assemble(response, exchange.meter, chat="chat" in call.path)
+        except (asyncio.CancelledError, ClientGone):
+            self._leave(response, grant)
+            raise
+        except EventTooLarge:
+            self._leave(response, grant)
+            raise UpstreamFailed("the engine sent an event over 8 MiB") from None
+
+    async def _begin_stream(
+        self, exchange: Exchange, call: Call, grant: Grant, patch: Mapping[str, Any]
+    ) -> tuple[Event, EventStream | None]:
+        response = await self._open(grant, call, patch)
+        if response.status != 200:
+            return Result(response.status, await response.read_all(MAX_ANSWER)), None
+        stream = EventStream(response, exchange.meter)
+        return await stream.next(), stream
+
+    async def _open(self, grant: Grant, call: Call, patch: Mapping[str, Any]) -> Response:
+        headers = [(b"authorization", b"Bearer " + grant.instance.api_key)]
+        body = call.body
+        if body:
+            headers.append((b"content-type", b"application/json"))
+            body = _patched(body, {**call.patch, **patch, **(_PROGRESS if call.mode != "plain" else {})})
+        return await grant.client.request(
+            call.method,
+            call.path.encode(),
+            headers,
+            body,
+            silence_s=self._p.request_timeout_s,
+            abandon=partial(self._abandon, grant),
+        )
+
+    async def _relay(self, exchange: Exchange, response: Response) -> None:
+        meter = exchange.meter
+        rest = b""
+        while block := await response.read_block():
+            if rest:
+                block = rest + block
+            cut = block.rfind(b"\n\n") + 2
+            if cut == 1:
+                rest = block
+                if len(rest) > MAX_EVENT:
+                    raise EventTooLarge
+                continue
+            rest = block[cut:]
+            events = meter.pass_events(block[:cut])
+            if events:
+                if not exchange.started:
+                    await exchange.start(200, SSE_HEADERS)
+                await exchange.write(events)
+        await exchange.start(200, SSE_HEADERS)
+        await exchange.finish()
+
+    async def _calls(
+        self, calls: Calls, exchange: Exchange, grant: Grant, patch: Mapping[str, Any]
+    ) -> Results:
+        gate = asyncio.Semaphore(max(1, calls.limit))
+
+        async def one(call: Call) -> Result:
+            async with gate:
+                return await self._call(exchange, call, grant, patch)
+
+        return Results(await asyncio.gather(*(one(call) for call in calls.calls)))
+
+    # --- ends ----------------------------------------------------------------------------------------
+
+    def _leave(self, response: Response, grant: Grant) -> None:
+        """The client is gone: half-close, and keep the slot until the engine has really let go."""
+        self._abandon(grant, response.cancel())
+
+    def _abandon(self, grant: Grant, drain: Coroutine[Any, Any, bool]) -> None:
+        grant.hold()
+        task = asyncio.get_running_loop().create_task(self._drain(grant, drain))
+        self._cleanups.add(task)
+        task.add_done_callback(self._cleanups.discard)
+
+    async def _drain(self, grant: Grant, drain: Coroutine[Any, Any, bool]) -> None:
+        try:
+            if not await drain:
+                self._p.registry.suspect(grant.instance)
+        finally:
+            grant.release()
+
+    async def _diagnose(self, exchange: Exchange, grant: Grant, error: UpstreamError) -> LlamaManError | None:
+        """What a broken upstream means: None when the request may be sent once more."""
+        if error.kind == "silent":
+            self._p.registry.suspect(grant.instance)
+            return UpstreamTimeout(
+                f"the engine was silent for {self._p.request_timeout_s:g} s (REQUEST_TIMEOUT)"
+            )
+        instance = grant.instance
+        for _ in range(50):  # the exit and its cause arrive within milliseconds of the reset
+            if instance.generation != grant.generation or instance.state in (State.FAILED, State.BACKOFF):
+                if exchange.wrote_content:
+                    return EngineDied("the engine ended in the middle of this answer")
+                if instance.state is State.FAILED:
+                    return self._p.registry.unavailable(instance)
+                return EngineDied(f"the engine ended: {instance.reason}", retry_after=5)
+            if instance.state in (State.STOPPING, State.STOPPED, State.SLEEPING):
+                return EngineDied(f"the instance was stopped: {instance.reason}", retry_after=5)
+            if instance.last_exit is None and _ >= 10:
+                break
+            await asyncio.sleep(0.02)
+        instance.failures += 1
+        if instance.failures >= _SUSPICIOUS_FAILURES:
+            self._p.registry.suspect(instance)
+        if exchange.wrote_content or error.kind == "protocol":
+            return UpstreamFailed(f"the engine broke the connection ({error.kind})")
+        return None
+
+    def _record(self, exchange: Exchange) -> None:
+        usage = exchange.meter.usage()
+        error = exchange.ended_by
+        instance = self._p.registry.get(exchange.instance_id) if exchange.instance_id else None
+        if instance:
+            ttft = usage.ttft_s * 1000 if usage.ttft_s is not None else None
+            self._p.registry.served(instance, usage.tokens_per_second, ttft)
+        if not self._p.hooks.has("post_forward"):
+            return
+        left = exchange.request.is_gone and not exchange.request.answered
+        outcome = "cancelled" if left else "error" if error or exchange.status >= 400 else "complete"
+        self._p.record(
+            ForwardRecord(
+                request_id=exchange.id,
+                surface=exchange.surface.name,
+                dialect=exchange.dialect.name,
+                path=exchange.path,
+                model=exchange.model.name if exchange.model else "",
+                instance_id=exchange.instance_id,
+                actor=exchange.identity.actor,
+                key_id=exchange.identity.key_id,
+                status=exchange.status,
+                stream=exchange.stream,
+                started=exchange.began,
+                duration_s=time.monotonic() - exchange.meter.started,
+                queued_s=exchange.queued_s,
+                usage=usage,
+                outcome=outcome,  # type: ignore[arg-type] # one of the literals above
+                error=error.message if error else None,
+            )
+        )
+
+
+class WrongPort(NotFound):
+    """A model name that is not the one of this instance port; the answer's shape is the specification's."""
+
+
+def _plain_error(error: LlamaManError) -> Reply:
+    return Reply(error.status, JSON_HEADERS, json.dumps({"error": error.message}).encode())
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    try:
+        return await request.read_body(limit)
+    except BodyTooLarge:
+        raise PayloadTooLarge(f"the request body is over the limit of {limit >> 20} MiB") from None
+    except BodyTooSlow:
+        raise InvalidRequest("the request body arrived too slowly") from None
+    except BufferFull:
+        raise ModelUnavailable("too many large requests at once; try again", retry_after=1) from None
+
+
+def _allowed(models: tuple[ModelView, ...], exchange: Exchange) -> tuple[ModelView, ...]:
+    return tuple(model for model in models if allows_model(exchange.identity, model.name))
+
+
+def _fits(name: str, model: ModelView) -> bool:
+    """Whether a client's name means the model of an instance port: exact, or a prefix of its stem."""
+    wanted = name.lower().removesuffix(":latest")
+    return bool(wanted) and (model.name == wanted or model.path.stem.lower().startswith(wanted))
+
+
+def _check_role(intent: Intent, model: ModelView, embedding: bool) -> None:
+    if intent.needs == "embedding" and not (embedding or model.embedding):
+        raise InvalidRequest(
+            f"model '{model.name}' is not an embedding model; set Embedding Model in its preset",
+            field="model",
+        )
+    if intent.needs in ("chat", "completion") and embedding:
+        raise InvalidRequest(
+            f"model '{model.name}' runs as an embedding model and cannot generate text", field="model"
+        )
+
+
+def _patched(body: bytes, patch: Mapping[str, Any]) -> bytes:
+    nested = {path: value for path, value in patch.items() if "." in path}
+    if nested:
+        data = parse_object(body)
+        for path, value in nested.items():
+            data = set_path(data, path, value)
+        body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
+    return splice(body, {path: value for path, value in patch.items() if "." not in path})
+
+
+def _raise_reject(outcome: object) -> None:
+    if isinstance(outcome, Reject):
+        raise Rejected(outcome)
+
+
+class Rejected(LlamaManError):
+    """A plugin's refusal, with its own status."""
+
+    def __init__(self, reject: Reject) -> None:
+        super().__init__(reject.message, retry_after=reject.retry_after)
+        self.status = reject.status
+        self.code = reject.code

@@ -1,0 +1,94 @@
+"""The table of the routes that the event loop serves itself: inference, streams and a few fixed answers.
+
+Everything else on the management listener goes to Flask. The table is built at boot and never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from llamaman.access import Access
+from llamaman.errors import PluginError
+
+T = TypeVar("T")
+_NO_VALUES: Mapping[str, str] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Match(Generic[T]):
+    """A hit: what serves the path, and the values of the pattern's segments."""
+
+    target: T
+    values: Mapping[str, str]
+
+
+class Table(Generic[T]):
+    """Method and path to target. Literal paths are one dictionary look-up."""
+
+    def __init__(self) -> None:
+        self._exact: dict[tuple[str, str], Match[T]] = {}
+        self._patterns: list[tuple[str, tuple[str, ...], T]] = []
+        self._owner: dict[tuple[str, str], str] = {}
+
+    def add(self, method: str, pattern: str, target: T, owner: str) -> None:
+        """Add a route.
+
+        :raises PluginError: another owner has it already.
+        """
+        key = (method, pattern)
+        if key in self._owner:
+            raise PluginError(owner, f"route {method} {pattern} is already served by '{self._owner[key]}'")
+        self._owner[key] = owner
+        if "{" in pattern:
+            self._patterns.append((method, tuple(pattern.strip("/").split("/")), target))
+        else:
+            self._exact[key] = Match(target, _NO_VALUES)
+
+    def match(self, method: str, path: str) -> Match[T] | None:
+        """Find what serves a request."""
+        hit = self._exact.get((method, path))
+        if hit is not None or not self._patterns:
+            return hit
+        segments = path.strip("/").split("/")
+        for wanted, pattern, target in self._patterns:
+            if wanted == method and (values := _values(pattern, segments)) is not None:
+                return Match(target, values)
+        return None
+
+    def methods(self, path: str) -> list[str]:
+        """The methods that a path has, for a 405."""
+        found = {method for method, known in self._exact if known == path}
+        segments = path.strip("/").split("/")
+        found.update(m for m, pattern, _ in self._patterns if _values(pattern, segments) is not None)
+        return sorted(found)
+
+    def rows(self) -> Iterable[tuple[str, str, str]]:
+        """(method, pattern, owner) of every route."""
+        return [(method, pattern, owner) for (method, pattern), owner in self._owner.items()]
+
+
+def _values(pattern: tuple[str, ...], segments: list[str]) -> dict[str, str] | None:
+    if len(pattern) != len(segments):
+        return None
+    values: dict[str, str] = {}
+    for want, have in zip(pattern, segments, strict=True):
+        if want.startswith("{"):
+            if not have:
+                return None
+            values[want[1:-1]] = have
+        elif want != have:
+            return None
+    return values
+
+
+@dataclass(frozen=True, slots=True)
+class RouteRow:
+    """One line of ``llamaman routes``."""
+
+    method: str
+    path: str
+    surfaces: tuple[str, ...]
+    level: Access
+    plugin: str
