@@ -61,13 +61,14 @@ def main(argv: Sequence[str]) -> int:
         results, missing = _compare([s for s in columns.SCENARIOS if s.name in parts], rounds, seconds)
         started = startup.measure(2 if wish.quick else 5) if "startup" in parts and not absent else None
         leaks = cycles.run(count, _say) if "cycles" in parts and not absent else None
-    except (processes.NotReady, llamaman_proc.ManagerError, load.LoadError) as problem:
+    except (processes.NotReady, llamaman_proc.ManagerError, load.LoadError, OSError) as problem:
         _say(f"the benchmark could not be run: {problem}")
         return 2
     rows = report.comparison_rows(results)
     if "startup" in parts:
         rows += report.startup_rows(started)
-    sys.stdout.write(report.table(rows) + "\n")
+    if rows:
+        sys.stdout.write(report.table(rows) + "\n")
     if started is not None and started.refused_with:
         sys.stdout.write(f"statuses before the first answer: {', '.join(map(str, started.refused_with))}\n")
     if absent:

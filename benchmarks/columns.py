@@ -118,10 +118,9 @@ def _start_standin(stack: contextlib.ExitStack, folder: Path, port: int) -> None
 def _start_llamaman(stack: contextlib.ExitStack, folder: Path) -> Column:
     setup = llamaman_proc.prepare(folder)
     process = llamaman_proc.start(setup)
-    stack.callback(processes.stop, process)
+    stack.callback(llamaman_proc.end, setup, process)
     setup = llamaman_proc.create_key(setup)
-    instance = llamaman_proc.launch(setup, STREAMS)
-    stack.callback(llamaman_proc.stop_and_remove, setup, instance)
+    llamaman_proc.launch(setup, STREAMS)
     return Column(LLAMAMAN, setup.proxy_port, {"Authorization": f"Bearer {setup.inference_key}"})
 
 

@@ -74,7 +74,7 @@ def run(count: int, progress: Callable[[str], None]) -> Leaks:
             seconds = time.perf_counter() - begun
             return Leaks(count, seconds, before, _settled(setup, process.pid, before))
         finally:
-            processes.stop(process)
+            llamaman_proc.end(setup, process)
 
 
 def text(leaks: Leaks) -> str:
@@ -136,7 +136,7 @@ def main(argv: Sequence[str]) -> int:
         return 2
     try:
         leaks = run(wish.cycles, lambda line: print(line, file=sys.stderr))
-    except (processes.NotReady, llamaman_proc.ManagerError) as problem:
+    except (processes.NotReady, llamaman_proc.ManagerError, OSError) as problem:
         sys.stderr.write(f"the cycles could not be run: {problem}\n")
         return 2
     sys.stdout.write(text(leaks) + "\n")

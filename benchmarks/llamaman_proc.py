@@ -8,11 +8,12 @@ locale.
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import json
 import os
 import secrets
-import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -107,7 +108,7 @@ def prepare(folder: Path) -> Setup:
 
 
 def spawn(setup: Setup) -> subprocess.Popen[bytes]:
-    """Start ``llamaman serve`` and return at once; end it with :func:`processes.stop`."""
+    """Start ``llamaman serve`` and return at once; end it with :func:`end`."""
     with setup.log.open("ab") as log:
         return subprocess.Popen(
             [*command(), "serve"],
@@ -128,7 +129,7 @@ def start(setup: Setup) -> subprocess.Popen[bytes]:
     try:
         processes.wait_until(lambda: healthy(setup), "llamaman serve", process, setup.log)
     except processes.NotReady:
-        processes.stop(process)
+        end(setup, process)
         raise
     return process
 
@@ -227,6 +228,9 @@ def save_preset(setup: Setup) -> None:
     manage(setup, "PUT", f"/api/presets/{path}", {"ctx_size": CTX_SIZE, "parallel": 4})
 
 
-def forget(setup: Setup) -> None:
-    """Remove the folder of a manager that has ended."""
-    shutil.rmtree(setup.folder, ignore_errors=True)
+def end(setup: Setup, process: subprocess.Popen[bytes]) -> None:
+    """Stop a manager, then the engines that it leaves running for its next start to adopt."""
+    processes.stop(process)
+    for pid in processes.mentioning(str(setup.folder)):
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -40,7 +40,7 @@ def measure(starts: int) -> Startup:
             setup = llamaman_proc.create_key(setup)
             llamaman_proc.save_preset(setup)
         finally:
-            processes.stop(process)
+            llamaman_proc.end(setup, process)
         health, answer, refused = [], [], list[int]()
         idle = serving = None
         for _ in range(starts):
@@ -58,7 +58,7 @@ def _health(setup: Setup) -> tuple[float, float | None]:
     try:
         return time.perf_counter() - begun, _settled_mb(process.pid)
     finally:
-        processes.stop(process)
+        llamaman_proc.end(setup, process)
 
 
 def _first_answer(setup: Setup) -> tuple[float, float | None, list[int]]:
@@ -83,7 +83,7 @@ def _first_answer(setup: Setup) -> tuple[float, float | None, list[int]]:
         memory = _settled_mb(process.pid)
         _end_instances(setup)
     finally:
-        processes.stop(process)
+        llamaman_proc.end(setup, process)
     return seconds, memory, refused
 
 
