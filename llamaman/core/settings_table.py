@@ -1,0 +1,115 @@
+"""The kernel's own settings. Declared by the kernel at boot; names, defaults and shapes are those of the REST API.
+
+Some are declared here although a plugin or a later part acts on them: they belong to the documented body of
+``/api/settings`` and must be accepted and kept on every installation.
+"""
+
+from __future__ import annotations
+
+from llamaman.core.setting import Setting
+
+CORE_SETTINGS: tuple[Setting, ...] = (
+    Setting("require_auth", "bool", True, "Inference and model lists need an API key."),
+    Setting(
+        "admin_ui_enforce_max_models",
+        "bool",
+        False,
+        "A launch by hand evicts the least recently used model when LLAMAMAN_MAX_MODELS is reached, "
+        "instead of asking.",
+        scope="node",
+    ),
+    Setting(
+        "allow_ollama_api_override_admin",
+        "bool",
+        False,
+        "The Ollama API may evict models that were launched by hand.",
+        scope="node",
+    ),
+    Setting(
+        "allow_openai_api_evict_managed",
+        "bool",
+        False,
+        "The OpenAI and Anthropic APIs may evict models that were started on demand.",
+        scope="node",
+    ),
+    Setting(
+        "restart_for_larger_context",
+        "bool",
+        False,
+        "A request for more context (num_ctx) than an idle model has restarts it with more.",
+    ),
+    Setting(
+        "launch.allow_unlisted_args",
+        "bool",
+        False,
+        "Extra arguments may hold flags that LlamaMan does not know; owned and refused ones stay refused.",
+    ),
+    Setting("instances.web_ui", "bool", False, "Instances serve llama.cpp's own web page."),
+    Setting("auto_retry_failed_downloads", "bool", False, "Try failed downloads again."),
+    Setting(
+        "retry_count_per_failed_download",
+        "int",
+        3,
+        "How often a download is tried again.",
+        minimum=1,
+        maximum=100,
+    ),
+    Setting(
+        "global_speed_limit_mbps",
+        "float",
+        0.0,
+        "Speed of all downloads together, in megabits per second; 0 = no limit.",
+        minimum=0,
+        maximum=1_000_000,
+    ),
+    Setting(
+        "recording_mode",
+        "choice",
+        "off",
+        "Whether requests and answers are recorded.",
+        choices=("off", "per_request", "per_conversation"),
+    ),
+    Setting(
+        "recording_retention_days",
+        "int",
+        30,
+        "Days records are kept; 0 = for ever.",
+        minimum=0,
+        maximum=36_500,
+    ),
+    Setting("cleanup.downloads_enabled", "bool", False, "Forget finished downloads after a while."),
+    Setting(
+        "cleanup.downloads_max_age_hours",
+        "float",
+        24,
+        "Age at which they are forgotten.",
+        minimum=1,
+        maximum=87_600,
+    ),
+    Setting("cleanup.downloads_last_run_at", "time", None, "When that was last done.", editable=False),
+    Setting("cleanup.instances_enabled", "bool", False, "Forget stopped and failed instances after a while."),
+    Setting(
+        "cleanup.instances_max_age_hours",
+        "float",
+        24,
+        "Age at which they are forgotten.",
+        minimum=1,
+        maximum=87_600,
+    ),
+    Setting("cleanup.instances_last_run_at", "time", None, "When that was last done.", editable=False),
+    Setting(
+        "cleanup.stale_records_enabled",
+        "bool",
+        False,
+        "Look for instances whose engine is gone, at intervals.",
+    ),
+    Setting(
+        "cleanup.stale_records_interval_min",
+        "float",
+        5,
+        "Minutes between two looks.",
+        minimum=1,
+        maximum=10_080,
+    ),
+    Setting("cleanup.stale_records_last_run_at", "time", None, "When that was last done.", editable=False),
+)
