@@ -24,25 +24,25 @@ class Instances(Protocol):
     def views(self) -> Sequence[InstanceView]:
         """Every instance."""
 
-    def view(self, id: str) -> InstanceView:
+    def view(self, instance_id: str) -> InstanceView:
         """One instance; NotFound."""
 
     def launch(self, request: LaunchRequest, actor: str) -> InstanceView:
         """Accept a launch; returns before the model is loaded."""
 
-    def stop(self, id: str, actor: str, force: bool = False) -> InstanceView:
+    def stop(self, instance_id: str, actor: str, force: bool = False) -> InstanceView:
         """Returns when it is stopped."""
 
     def restart(
         self,
-        id: str,
+        instance_id: str,
         actor: str,
         options: Mapping[str, Any] | None = None,
         confirm_overcommit: bool = False,
     ) -> InstanceView:
         """Start again under the same id."""
 
-    def remove(self, id: str, actor: str) -> None:
+    def remove(self, instance_id: str, actor: str) -> None:
         """Forget it; Conflict unless it is stopped or failed."""
 
     def next_port(self) -> int | None:

@@ -14,14 +14,16 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from llamaman.access import Access
-from llamaman.errors import NotFound, QueueFull
-from llamaman.gateway.log_tail import Tail
+from llamaman.core.redact import redact
+from llamaman.errors import LlamaManError, NotFound, QueueFull
 from llamaman.records import Identity, StreamRoute
+from llamaman.runtimes.logfiles import Follower, tail
 
 PATTERN = "/api/instances/{id}/logs/stream"
 KEEPALIVE = b": keepalive\n\n"
 KEEPALIVE_S = 15.0
 POLL_S = 0.25
+LAST_LINES = 100
 PER_CALLER = 16
 IN_ALL = 512
 
@@ -56,13 +58,13 @@ class LogStreams:
     async def _follow(self, instance_id: str, path: Path, who: str) -> AsyncIterator[bytes]:
         self._open[who] += 1
         try:
-            tail, lines = await asyncio.to_thread(Tail.begin, path)
-            yield frame(lines)
+            follower = await asyncio.to_thread(Follower, path)
+            yield frame(await asyncio.to_thread(last_lines, path))
             loop = asyncio.get_running_loop()
             last = loop.time()
             while True:
                 await asyncio.sleep(POLL_S)
-                lines = await asyncio.to_thread(tail.read)
+                lines = await asyncio.to_thread(follower.read)
                 now = loop.time()
                 if lines:
                     last = now
@@ -85,6 +87,20 @@ class LogStreams:
         return False
 
 
+def last_lines(path: Path, count: int = LAST_LINES) -> list[str]:
+    """The end of a log, redacted; [] when there is none yet. Blocks.
+
+    :raises LlamaManError: it cannot be read.
+    """
+    try:
+        return [redact(line) for line in tail(path, count)]
+    except OSError as error:
+        raise LlamaManError(f"the log cannot be read: {error.strerror or error}", detail=str(path)) from error
+
+
 def frame(lines: list[str]) -> bytes:
     """One event."""
-    return b'data: {"lines":%b}\n\n' % json.dumps(lines, ensure_ascii=False, separators=(",", ":")).encode()
+    return (
+        b'data: {"lines":%b}\n\n'
+        % json.dumps([redact(line) for line in lines], ensure_ascii=False, separators=(",", ":")).encode()
+    )

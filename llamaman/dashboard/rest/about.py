@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 OLLAMA_VERSION = "0.32.0"
 
 #: Topics that VIEW may read; every other topic is ADMIN's.
-VIEW_TOPICS = frozenset({"instance", "instances", "library", "models"})
-INSTANCE_TOPIC = "instance"
+VIEW_TOPICS = frozenset({"instances", "library"})
+INSTANCE_TOPIC = "instances"
 MAX_EVENTS = 500
 
 

@@ -12,21 +12,20 @@ from flask import Blueprint, Response, jsonify, request
 
 from llamaman.access import Access, access
 from llamaman.core import launch
-from llamaman.dashboard.bodies import Check, boolean, integer, nullable, text
+from llamaman.dashboard.bodies import Check, anything, boolean, nullable, text
 from llamaman.dashboard.http import fields, identity, json_body
+from llamaman.dashboard.options import check_options
 from llamaman.dashboard.services import Services
 from llamaman.dashboard.shapes import instance_object
 from llamaman.errors import InvalidField, NotFound
-from llamaman.gateway.log_tail import last_lines
+from llamaman.gateway.log_stream import last_lines
 from llamaman.records import LaunchRequest, ModelView, RouteSet
-
-LOG_LINES = 100
 
 #: Fields of a launch body that are not launch options.
 _OF_REQUEST: dict[str, Check] = {
     "model_path": text(4096),
     "model": text(256),
-    "port": nullable(integer(1, 65535)),
+    "port": anything,
     "preset": nullable(text(128)),
     "confirm_overcommit": boolean,
 }
@@ -63,12 +62,12 @@ def routes(kernel: Services) -> RouteSet:
     @blueprint.post("/api/instances/<id>/restart")
     @access(Access.MANAGE)
     def restart_instance(id: str) -> tuple[Response, int]:
-        checks: dict[str, Check] = {"confirm_overcommit": boolean, "options": _options}
-        given = fields(checks, optional=True)
+        given = fields({"confirm_overcommit": boolean, "options": _an_object}, optional=True)
+        options = given.get("options")
         view = kernel.instances.restart(
             id,
             identity().actor,
-            options=given.get("options"),
+            options=None if options is None else check_options(kernel, options, partial=True),
             confirm_overcommit=given.get("confirm_overcommit", False),
         )
         return jsonify(instance_object(view, prefix)), 201
@@ -82,7 +81,7 @@ def routes(kernel: Services) -> RouteSet:
     @blueprint.get("/api/instances/<id>/logs")
     @access(Access.MANAGE)
     def instance_logs(id: str) -> Response:
-        return jsonify({"lines": last_lines(kernel.instances.view(id).log_path, LOG_LINES)})
+        return jsonify({"lines": last_lines(kernel.instances.view(id).log_path)})
 
     @blueprint.get("/api/next-port")
     @access(Access.VIEW)
@@ -102,11 +101,12 @@ def launch_request(kernel: Services, body: dict[str, Any]) -> LaunchRequest:
     """
     given = {name: check(name, body[name]) for name, check in _OF_REQUEST.items() if name in body}
     model = _model(kernel, given)
-    options = launch.validate({name: value for name, value in body.items() if name not in _OF_REQUEST})
+    port = launch.validate_port(given.get("port"), kernel.config)
+    options = check_options(kernel, {name: body[name] for name in body if name not in _OF_REQUEST})
     return LaunchRequest(
         model_path=model.path,
         options=options,
-        port=given.get("port"),
+        port=port,
         preset=given.get("preset"),
         confirm_overcommit=given.get("confirm_overcommit", False),
     )
@@ -128,10 +128,10 @@ def _model(kernel: Services, given: dict[str, Any]) -> ModelView:
     return model
 
 
-def _options(name: str, value: Any) -> dict[str, Any]:
+def _an_object(name: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidField(name, f"{name} must be an object of launch options")
-    return launch.validate(value)
+    return value
 
 
 def _flag(name: str) -> bool:

@@ -12,9 +12,9 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from llamaman.access import Access, access
-from llamaman.core import launch
 from llamaman.dashboard.bodies import Check, boolean, text
 from llamaman.dashboard.http import fields, identity, json_body
+from llamaman.dashboard.options import check_options
 from llamaman.dashboard.services import Services
 from llamaman.dashboard.shapes import plain
 from llamaman.errors import InvalidField, NotFound
@@ -47,7 +47,7 @@ def routes(kernel: Services) -> RouteSet:
         path = _known(kernel, model_path)
         before = kernel.library.preset(path) or {}
         kept = {name: before[name] for name in _KEPT if name in before} | kept
-        kernel.library.put_preset(path, launch.validate(body) | kept, identity().actor)
+        kernel.library.put_preset(path, check_options(kernel, body) | kept, identity().actor)
         return jsonify({"status": "saved"})
 
     @blueprint.patch(_ONE)
