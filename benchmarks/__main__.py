@@ -11,11 +11,14 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from benchmarks import columns, cycles, llamaman_proc, load, processes, report, startup
 
+T = TypeVar("T")
+FAILURES = (processes.NotReady, llamaman_proc.ManagerError, load.LoadError)
 ONLY = (*(scenario.name for scenario in columns.SCENARIOS), "startup", "cycles")
 
 
@@ -57,13 +60,27 @@ def main(argv: Sequence[str]) -> int:
         f"{facts}\nEverybody on this machine is in these figures: only the ratios of one run count.\n\n"
     )
     absent = llamaman_proc.unavailable()
+    broken: dict[str, str] = {}
+
+    def part(name: str, measure: Callable[[], T]) -> T | None:
+        """Measure one part of LlamaMan; when it does not come up, the other parts still count."""
+        if name not in parts or absent:
+            return None
+        try:
+            return measure()
+        except (*FAILURES, OSError) as problem:
+            broken[name] = str(problem)
+            return None
+
     try:
-        results, missing = _compare([s for s in columns.SCENARIOS if s.name in parts], rounds, seconds)
-        started = startup.measure(2 if wish.quick else 5) if "startup" in parts and not absent else None
-        leaks = cycles.run(count, _say) if "cycles" in parts and not absent else None
-    except (processes.NotReady, llamaman_proc.ManagerError, load.LoadError, OSError) as problem:
+        results, missing = _compare(
+            [s for s in columns.SCENARIOS if s.name in parts], rounds, seconds, broken
+        )
+    except FAILURES as problem:
         _say(f"the benchmark could not be run: {problem}")
         return 2
+    started = part("startup", lambda: startup.measure(2 if wish.quick else 5))
+    leaks = part("cycles", lambda: cycles.run(count, _say))
     rows = report.comparison_rows(results)
     if "startup" in parts:
         rows += report.startup_rows(started)
@@ -75,22 +92,30 @@ def main(argv: Sequence[str]) -> int:
         missing[columns.LLAMAMAN] = absent
     for name, why in missing.items():
         sys.stdout.write(f"column {name} is left out: {why}\n")
+    for name, why in broken.items():
+        sys.stdout.write(f"{name} could not be measured: {why}\n")
     if leaks is not None:
         sys.stdout.write(cycles.text(leaks) + "\n")
     sys.stdout.write(f"at the end: {report.machine_facts()}\n")
     if wish.json:
         _write(wish.json, facts, results, rows, started, leaks)
     bad = any(row.target and not row.holds for row in rows) or (leaks is not None and bool(leaks.leaked))
-    return 1 if wish.strict and bad else 0
+    return 2 if broken else 1 if wish.strict and bad else 0
 
 
 def _compare(
-    scenarios: Sequence[columns.Scenario], rounds: int, seconds: float
+    scenarios: Sequence[columns.Scenario], rounds: int, seconds: float, broken: dict[str, str]
 ) -> tuple[columns.Results, dict[str, str]]:
+    """The rounds, and why a column is left out; a LlamaMan that does not come up is ``broken``, not left out."""
     if not scenarios:
         return {}, {}
     with tempfile.TemporaryDirectory(prefix="llamaman-bench-") as folder, contextlib.ExitStack() as stack:
         opened, missing = columns.open_columns(stack, Path(folder))
+        if columns.LLAMAMAN not in missing:
+            try:
+                opened.append(columns.open_llamaman(stack, Path(folder) / "llamaman"))
+            except (*FAILURES, OSError) as problem:
+                broken[columns.LLAMAMAN] = str(problem)
         return columns.measure(opened, scenarios, rounds, seconds, _say), missing
 
 

@@ -85,7 +85,7 @@ SCENARIOS = (
 
 
 def open_columns(stack: contextlib.ExitStack, folder: Path) -> tuple[list[Column], dict[str, str]]:
-    """Start what the columns need; ``stack`` ends it. Also: why a column is left out, by its name."""
+    """Start what stands beside LlamaMan; ``stack`` ends it. Also: why a column is left out, by its name."""
     missing: dict[str, str] = {}
     upstream, front = processes.free_ports(2)
     _start_standin(stack, folder, upstream)
@@ -99,8 +99,6 @@ def open_columns(stack: contextlib.ExitStack, folder: Path) -> tuple[list[Column
     reason = llamaman_proc.unavailable()
     if reason is not None:
         missing[LLAMAMAN] = reason
-    else:
-        columns.append(_start_llamaman(stack, folder / "llamaman"))
     return columns, missing
 
 
@@ -115,7 +113,12 @@ def _start_standin(stack: contextlib.ExitStack, folder: Path, port: int) -> None
     processes.wait_until(lambda: processes.accepts(port), "the stand-in", process, log)
 
 
-def _start_llamaman(stack: contextlib.ExitStack, folder: Path) -> Column:
+def open_llamaman(stack: contextlib.ExitStack, folder: Path) -> Column:
+    """Start LlamaMan with one instance of the stand-in; ``stack`` ends it.
+
+    :raises processes.NotReady: it does not come up.
+    :raises llamaman_proc.ManagerError: it does not make a key or launch the model.
+    """
     setup = llamaman_proc.prepare(folder)
     process = llamaman_proc.start(setup)
     stack.callback(llamaman_proc.end, setup, process)
