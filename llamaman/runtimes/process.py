@@ -22,6 +22,7 @@ from pathlib import Path
 from llamaman.errors import LaunchError
 from llamaman.records import Address, Engine, Exit, Handle, LaunchPlan
 from llamaman.runtimes import embedded, limits, logfiles, procfs
+from llamaman.runtimes.causes import START_MARK
 from llamaman.runtimes.engines import Probes, embedded_version, find_binary
 from llamaman.runtimes.exits import ExitPoller, Identity
 from llamaman.runtimes.isolation import missing_isolation
@@ -110,6 +111,7 @@ class ProcessRuntime:
         group = _group_name(plan.instance_id, plan.generation)
         output = logfiles.open_log(plan.log_path)
         try:
+            os.write(output, _start_line(plan))
             spawned = spawn(argv, env=env, output=output, user=user)
         except OSError as error:
             raise LaunchError(
@@ -277,6 +279,15 @@ def _own_flags(known: frozenset[str], given: Sequence[str]) -> list[str]:
     if "--metrics" in known and "--metrics" not in given:
         flags.append("--metrics")
     return flags
+
+
+def _start_line(plan: LaunchPlan) -> bytes:
+    """Parts the runs in a log file that outlives them."""
+    engine = f"{plan.engine.name} {plan.engine.build or ''}".rstrip()
+    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
+    return (
+        f"{START_MARK} {plan.instance_id} generation {plan.generation} with {engine} at {now} ===\n".encode()
+    )
 
 
 def _check_model(path: Path) -> None:
