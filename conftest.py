@@ -1,0 +1,43 @@
+"""What holds for every test here and in the plugins: in CI a real part may not be missing.
+
+Fixtures live in `llamaman.testing`, where plugin authors find them too.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator
+
+import pytest
+
+_IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Turn a skip of a test marked `real` into a failure when CI is set."""
+    report = yield
+    expected = hasattr(report, "wasxfail")
+    if _IN_CI and report.skipped and not expected and item.get_closest_marker("real"):
+        report.outcome = "failed"
+        report.longrepr = f"in CI a real part may not be missing: {_reason(report)}"
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(
+    collector: pytest.Collector,
+) -> Generator[None, pytest.CollectReport, pytest.CollectReport]:
+    """The same for a module that skips itself whole: its marks cannot be seen then."""
+    report = yield
+    if _IN_CI and report.skipped:
+        report.outcome = "failed"
+        report.longrepr = f"in CI no module may skip itself: {_reason(report)}"
+    return report
+
+
+def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:
+    """The words given to the skip; pytest keeps (file, line, words)."""
+    return str(report.longrepr[2] if isinstance(report.longrepr, tuple) else report.longrepr)
