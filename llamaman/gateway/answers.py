@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
@@ -29,6 +30,23 @@ def date_and_server() -> bytes:
     return b"date: %b\r\nserver: llamaman\r\n" % formatdate(usegmt=True).encode()
 
 
+@lru_cache(maxsize=512)
+def header_line(name: bytes, value: bytes) -> bytes:
+    """One header as bytes, its name in lower case. Raises ValueError when it would break the head apart.
+
+    Cached, because nearly all headers repeat from one message to the next.
+    """
+    line = b"%b: %b\r\n" % (name.lower(), value)
+    if line.count(b"\n") != 1 or line.count(b"\r") != 1:
+        raise ValueError(f"the header {name!r} contains a line break")
+    return line
+
+
+@lru_cache(maxsize=128)
+def _is_ours(name: bytes) -> bool:
+    return name.lower() in _OURS
+
+
 def header_block(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, int | None, bool]:
     """Render an app's headers: (bytes, the Content-Length it declared or None, whether it asked to close).
 
@@ -36,19 +54,14 @@ def header_block(headers: Iterable[tuple[bytes, bytes]]) -> tuple[bytes, int | N
     """
     length: int | None = None
     close = False
-    lines: list[bytes] = []
+    block = b""
     for name, value in headers:
-        lowered = name.lower()
-        if lowered in _OURS:
-            if lowered == b"content-length":
-                length = int(value)
-            elif lowered == b"connection":
-                close = close or b"close" in value.lower()
-            continue
-        lines.append(b"%b: %b\r\n" % (lowered, value))
-    block = b"".join(lines)
-    if block.count(b"\n") != len(lines) or block.count(b"\r") != len(lines):
-        raise ValueError("a response header contains a line break")
+        if not _is_ours(name):
+            block += header_line(name, value)
+        elif name.lower() == b"content-length":
+            length = int(value)
+        elif name.lower() == b"connection":
+            close = close or b"close" in value.lower()
     return block, length, close
 
 

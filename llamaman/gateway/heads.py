@@ -88,7 +88,7 @@ def _method(method: bytes) -> str:
 
 @lru_cache(maxsize=1024)
 def _name(wire_name: bytes) -> tuple[bytes, bool]:
-    """A header name in lower case (b"" when it is to be dropped) and whether it may occur only once or counts."""
+    """A header name in lower case (b"" when it is to be dropped), and whether its value matters here."""
     if not wire_name or wire_name.translate(None, _TOKEN):
         raise BadHead("a header name contains a character that is not allowed there")
     name = wire_name.lower()

@@ -2,8 +2,8 @@
 
 Read by: whoever doubts what happens to a connection. Guarantees, for every client: one request at a time
 (nothing is pipelined: bytes after an unanswered request are dropped and end the connection), a socket that
-stays readable while an answer runs, so that a client that leaves is noticed at once, one write per answer where
-possible, and an answer that breaks off is never mistaken for a complete one.
+stays readable while an answer runs, so that a client that leaves is noticed at once, one write per answer
+where possible, and an answer that breaks off is never mistaken for a complete one.
 
 The head's end is found here and the parser gets whole heads only: so a head means the same however it was cut
 into packets. Bodies of known length do not pass the parser at all; chunked ones do.

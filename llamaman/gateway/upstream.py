@@ -1,113 +1,28 @@
 """The client side of the hot path: requests to one engine generation over pooled keep-alive connections.
 
 Read by: the pipeline. Guarantees: an answer ends complete or with an UpstreamError that says how it broke,
-never both; a request is sent twice only on a reused connection that answered with no byte at all; nothing that an
-engine sends grows without bound. The engine is untrusted.
+never both; a request is sent twice only on a reused connection that answered with no byte at all; nothing that
+an engine sends grows without bound. The engine is untrusted.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Sequence
+from functools import lru_cache
 from typing import Any
 
-from llamaman.gateway.upstream_connection import Exchange, UpstreamConnection, UpstreamError
+from llamaman.gateway.answers import header_line
+from llamaman.gateway.upstream_connection import UpstreamConnection
+from llamaman.gateway.upstream_response import Response, UpstreamError
 from llamaman.records import Address
 
 __all__ = ["Address", "Response", "Upstream", "UpstreamError"]
 
 Header = tuple[bytes, bytes]
-#: Takes over the wait for an engine to let go of a request whose caller was cancelled before its head.
+# Takes over the wait for an engine to let go of a request whose caller was cancelled before its head.
 Abandon = Callable[[Coroutine[Any, Any, bool]], None]
 ABANDON_S = 30.0
-
-
-class Response:
-    """An answer in progress. Read it to the end, or `release`, `close` or `cancel` it."""
-
-    __slots__ = ("_connection", "_exchange", "_upstream", "headers", "status")
-
-    def __init__(self, upstream: Upstream, connection: UpstreamConnection, exchange: Exchange) -> None:
-        self._upstream = upstream
-        self._connection: UpstreamConnection | None = connection
-        self._exchange = exchange
-        self.status = exchange.status
-        self.headers: list[Header] = exchange.headers
-
-    @property
-    def complete(self) -> bool:
-        """The whole answer has arrived (parts of it may still be unread)."""
-        return self._exchange.complete
-
-    async def read_block(self) -> bytes:
-        """Everything received since the last call; b"" at the complete end. Else raises UpstreamError."""
-        exchange = self._exchange
-        while True:
-            if exchange.chunks:
-                block = exchange.take()
-                if exchange.complete:
-                    self.release()
-                return block
-            if exchange.complete:
-                self.release()
-                return b""
-            if exchange.failure is not None:
-                self._forget()
-                raise exchange.failure
-            await exchange.wait()
-
-    async def read_all(self, limit: int) -> bytes:
-        """The rest of the body. Raises UpstreamError("protocol") and closes beyond `limit` bytes."""
-        block = await self.read_block()
-        if not block or (self.complete and len(block) <= limit):
-            return block
-        blocks: list[bytes] = []
-        size = 0
-        while block:
-            size += len(block)
-            if size > limit:
-                self.close()
-                raise UpstreamError("protocol", f"the answer is larger than {limit} bytes", received=True)
-            blocks.append(block)
-            block = await self.read_block()
-        return b"".join(blocks)
-
-    async def cancel(self, drain_s: float = 30.0) -> bool:
-        """Tell the engine that nobody listens, and wait until it has stopped.
-
-        Half-closes, drops what still comes, and closes at the engine's end of file. False when that took
-        longer than `drain_s` seconds and the connection was aborted: the engine may still be computing.
-        """
-        connection = self._connection
-        if connection is None:
-            return True
-        self._forget()
-        return await connection.half_close_and_drain(drain_s)
-
-    def release(self) -> None:
-        """Done with this answer: reuse the connection when the answer is complete, else close it."""
-        connection = self._connection
-        if connection is None:
-            return
-        self._forget()
-        if self._exchange.complete and connection.reusable:
-            self._upstream._put(connection)
-        else:
-            connection.abort()
-
-    def close(self) -> None:
-        """Drop the answer and its connection now."""
-        connection = self._connection
-        if connection is not None:
-            self._forget()
-            connection.abort()
-
-    def _forget(self) -> None:
-        connection = self._connection
-        if connection is not None:
-            self._connection = None
-            self._exchange.chunks = []  # the list belongs to the connection's next exchange
-            self._upstream._active.discard(connection)
 
 
 class Upstream:
@@ -121,7 +36,7 @@ class Upstream:
         self._max_idle = max_idle
         self._connect_s = connect_s
         self._idle: list[UpstreamConnection] = []  # oldest first
-        self._active: set[UpstreamConnection] = set()
+        self._all: set[UpstreamConnection] = set()
         self._closed = False
 
     async def request(
@@ -137,21 +52,38 @@ class Upstream:
     ) -> Response:
         """Send a request and wait for the head of its answer.
 
-        When the caller is cancelled meanwhile, ``abandon`` gets the coroutine that half-closes the connection
+        When the caller is cancelled meanwhile, `abandon` gets the coroutine that half-closes the connection
         and waits for the engine's end of file, as `Response.cancel` does; without it the connection is dropped.
 
         `silence_s`: seconds without any byte from the engine, in the head or in the body, after which the
         answer fails with kind `silent`. Host and Content-Length are added here. Raises UpstreamError.
         """
-        wire = _render(method, target, headers, body, host)
-        connection = self._take()
-        if connection is not None:
+        head = _render(method, target, headers, len(body), host)
+        connection = self._take() if self._idle else None
+        reused = connection is not None
+        while True:
+            if connection is None:
+                connection = await self._connect()
+            response = connection.send(head, body, head_only=method == "HEAD", silence_s=silence_s)
             try:
-                return await self._exchange(connection, method, wire, silence_s, abandon)
+                while not response.status:
+                    if response.failure is not None:
+                        raise response.failure
+                    response.waiter = connection.loop.create_future()
+                    await response.waiter
+                response.waiter = None
+                return response
             except UpstreamError as error:
-                if error.received or error.kind != "reset" or self._closed:
+                connection.abort()
+                if not reused or error.received or error.kind != "reset" or self._closed:
                     raise
-        return await self._exchange(await self._connect(), method, wire, silence_s, abandon)
+            except BaseException:
+                if abandon is not None:
+                    abandon(connection.half_close_and_drain(ABANDON_S))
+                else:
+                    connection.abort()
+                raise
+            connection, reused = None, False
 
     async def close(self) -> None:
         """Close idle connections; answers in progress may end. No new requests."""
@@ -162,62 +94,35 @@ class Upstream:
     def abort(self) -> None:
         """The engine died: drop everything now. Answers in progress fail with `reset` at once."""
         self._closed = True
-        for connection in [*self._idle, *self._active]:
+        for connection in list(self._all):
             connection.fail("reset", "the engine is gone")
         self._idle.clear()
-        self._active.clear()
 
-    async def _exchange(
-        self,
-        connection: UpstreamConnection,
-        method: str,
-        wire: bytes,
-        silence_s: float,
-        abandon: Abandon | None,
-    ) -> Response:
-        self._active.add(connection)
-        try:
-            exchange = connection.send(wire, head_only=method == "HEAD", silence_s=silence_s)
-            while not exchange.status:
-                if exchange.failure is not None:
-                    raise exchange.failure
-                await exchange.wait()
-        except asyncio.CancelledError:
-            self._active.discard(connection)
-            if abandon:
-                abandon(connection.half_close_and_drain(ABANDON_S))
-            else:
-                connection.abort()
-            raise
-        except BaseException:
-            self._active.discard(connection)
+    def connection_idle(self, connection: UpstreamConnection) -> None:
+        """For connections: this one can carry another request."""
+        if self._closed or len(self._idle) >= self._max_idle:
             connection.abort()
-            raise
-        return Response(self, connection, exchange)
+        else:
+            self._idle.append(connection)
+
+    def connection_gone(self, connection: UpstreamConnection) -> None:
+        """For connections: this one is closed."""
+        self._all.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
 
     def _take(self) -> UpstreamConnection | None:
         """The most recently used idle connection that the engine still keeps open."""
-        if not self._idle:
-            return None
+        idle = self._idle
         oldest_allowed = asyncio.get_running_loop().time() - self._keepalive_s
-        while self._idle and self._idle[0].idle_since < oldest_allowed:
-            self._idle.pop(0).abort()
-        while self._idle:
-            connection = self._idle.pop()
-            if connection.reusable:
+        if idle[0].heard < oldest_allowed and len(idle) > 1:
+            idle.pop(0).abort()
+        while idle:
+            connection = idle.pop()
+            if connection.heard >= oldest_allowed and connection.is_open:
                 return connection
-        return None
-
-    def _put(self, connection: UpstreamConnection) -> None:
-        if self._closed or len(self._idle) >= self._max_idle:
             connection.abort()
-            return
-        connection.idle_since = connection.loop.time()
-        self._idle.append(connection)
-
-    def _lost(self, connection: UpstreamConnection) -> None:
-        if connection in self._idle:
-            self._idle.remove(connection)
+        return None
 
     async def _connect(self) -> UpstreamConnection:
         self._require_open()
@@ -225,7 +130,7 @@ class Upstream:
         address = self.address
 
         def make() -> UpstreamConnection:
-            return UpstreamConnection(loop, self._lost)
+            return UpstreamConnection(loop, self)
 
         try:
             async with asyncio.timeout(self._connect_s):
@@ -244,6 +149,8 @@ class Upstream:
         except UpstreamError:
             connection.abort()
             raise
+        if connection.is_open:  # else it was lost before this turn
+            self._all.add(connection)
         return connection
 
     def _require_open(self) -> None:
@@ -251,12 +158,20 @@ class Upstream:
             raise UpstreamError("connect", "the connections to this engine were closed")
 
 
-def _render(method: str, target: bytes, headers: Sequence[Header], body: bytes, host: bytes) -> bytes:
-    """The whole request as one piece of bytes. Raises ValueError when a part would break the head apart."""
-    lines = [b"%b: %b\r\n" % header for header in headers]
-    if body or method in ("POST", "PUT", "PATCH"):
-        lines.append(b"content-length: %d\r\n" % len(body))
-    head = b"%b %b HTTP/1.1\r\nhost: %b\r\n%b\r\n" % (method.encode(), target, host, b"".join(lines))
-    if head.count(b"\n") != len(lines) + 3 or head.count(b"\r") != len(lines) + 3 or b" " in target:
-        raise ValueError("a line break or space in the request to the engine")
-    return head + body
+@lru_cache(maxsize=256)
+def _opening(method: str, target: bytes, host: bytes) -> bytes:
+    """The first two lines of a request. Cached: an engine has few endpoints."""
+    lines = b"%b %b HTTP/1.1\r\nhost: %b\r\n" % (method.encode(), target, host)
+    if lines.count(b"\n") != 2 or lines.count(b"\r") != 2 or lines.count(b" ") != 3:
+        raise ValueError("a line break or space in the method, target or host of a request to the engine")
+    return lines
+
+
+def _render(method: str, target: bytes, headers: Sequence[Header], length: int, host: bytes) -> bytes:
+    """The head of a request. Raises ValueError when a part would break it apart."""
+    head = _opening(method, target, host)
+    for name, value in headers:
+        head += header_line(name, value)
+    if length or method in ("POST", "PUT", "PATCH"):
+        return b"%bcontent-length: %d\r\n\r\n" % (head, length)
+    return head + b"\r\n"

@@ -7,135 +7,70 @@ turns of the loop is one block for the reader, without a call into Python per ch
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
-from typing import Literal, cast
+from typing import Protocol, cast
 
 import httptools
 
-from llamaman.core.engine_client import EngineUnreachable
+from llamaman.gateway.upstream_response import ErrorKind, Response, UpstreamError
 
-ErrorKind = Literal["connect", "reset", "truncated", "silent", "protocol"]
-
-HEAD_BYTES = 64 * 1024
+HEAD_BYTES = 64 * 1024  # also what may pass as chunk framing and trailers between two pieces of body
 HEAD_LINES = 100
 INTERIM_ANSWERS = 3
-UNREAD_BYTES = 1 << 20  # pause reading above, resume below half
-
-
-class UpstreamError(EngineUnreachable):
-    """A request to an engine failed.
-
-    kind: connect (no connection), reset (broken off before or while answering), truncated (ended in the
-    middle of an answer), silent (no byte within the allowed time), protocol (not HTTP, or beyond a bound).
-    sent: request bytes were written. received: any byte of an answer was seen.
-    """
-
-    def __init__(self, kind: ErrorKind, detail: str, *, sent: bool = False, received: bool = False) -> None:
-        super().__init__(f"{kind}: {detail}")
-        self.kind: ErrorKind = kind
-        self.detail = detail
-        self.sent = sent or received
-        self.received = received
+UNREAD_BYTES = 1 << 20  # pause reading above it
+_JOIN_BYTES = 64 * 1024  # up to here one copied write beats two
 
 
 class _Refused(Exception):
     """Raised inside parser callbacks; its text says which bound was exceeded."""
 
 
-class Exchange:
-    """One request on a connection: the answer as far as it has arrived."""
+class Owner(Protocol):
+    """The pool as its connections see it."""
 
-    __slots__ = (
-        "_connection",
-        "_waiter",
-        "chunks",
-        "complete",
-        "failure",
-        "headers",
-        "status",
-        "unread",
-    )
+    def connection_idle(self, connection: UpstreamConnection) -> None:
+        """The connection can carry another request."""
 
-    def __init__(self, connection: UpstreamConnection, chunks: list[bytes]) -> None:
-        self._connection = connection
-        self._waiter: asyncio.Future[None] | None = None
-        self.chunks = chunks
-        self.unread = 0
-        self.status = 0  # 0 until the final head has arrived
-        self.headers: list[tuple[bytes, bytes]] = []
-        self.complete = False
-        self.failure: UpstreamError | None = None
-
-    async def wait(self) -> None:
-        """Until something changed."""
-        waiter = self._waiter = self._connection.loop.create_future()
-        try:
-            await waiter
-        finally:
-            self._waiter = None
-
-    def wake(self) -> None:
-        """Something changed."""
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
-
-    def take(self) -> bytes:
-        """All unread body bytes."""
-        chunks = self.chunks
-        block = chunks[0] if len(chunks) == 1 else b"".join(chunks)
-        chunks.clear()
-        self.unread = 0
-        self._connection.resume()
-        return block
+    def connection_gone(self, connection: UpstreamConnection) -> None:
+        """The connection is closed."""
 
 
 class UpstreamConnection(asyncio.Protocol):
-    """A connection with at most one exchange in progress."""
+    """A connection with at most one answer in progress."""
 
     __slots__ = (
         "_broken",
         "_chunks",
         "_closed",
         "_drained",
-        "_exchange",
-        "_head_bytes",
         "_head_only",
-        "_headers",
-        "_heard",
         "_interim",
         "_keep_alive",
-        "_lines",
-        "_on_lost",
         "_overhead",
+        "_owner",
         "_parser",
         "_paused",
         "_received",
+        "_response",
         "_silence_s",
         "_timer",
         "_timer_at",
         "_transport",
         "_until_eof",
-        "idle_since",
+        "heard",
         "loop",
         "on_body",
     )
 
-    def __init__(
-        self, loop: asyncio.AbstractEventLoop, on_lost: Callable[[UpstreamConnection], None]
-    ) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, owner: Owner) -> None:
         self.loop = loop
-        self.idle_since = 0.0
-        self._on_lost = on_lost
+        self.heard = 0.0  # when the last byte came, in loop time
+        self._owner = owner
         self._transport: asyncio.Transport = cast(asyncio.Transport, None)  # until connection_made
         self._chunks: list[bytes] = []
         self.on_body = self._chunks.append
         self._parser = httptools.HttpResponseParser(self)
-        self._exchange: Exchange | None = None
-        self._headers: list[tuple[bytes, bytes]] = []
-        self._head_bytes = 0
+        self._response: Response | None = None
         self._overhead = 0  # bytes since the last piece of body: head, chunk lines, trailers
-        self._lines = 0
         self._head_only = False
         self._interim = 0
         self._keep_alive = False
@@ -146,67 +81,70 @@ class UpstreamConnection(asyncio.Protocol):
         self._paused = False
         self._drained: asyncio.Future[None] | None = None
         self._silence_s = 0.0
-        self._heard = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self._timer_at = 0.0
 
-    # --- used by upstream.py
+    # --- used by the pool and the answer
 
     @property
-    def reusable(self) -> bool:
-        """Whether another request may be sent: the answer is complete and left nothing behind."""
-        exchange = self._exchange
-        if self._closed or self._broken or self._paused or not self._keep_alive:
-            return False
-        return exchange is not None and exchange.complete and not self._transport.is_closing()
+    def is_open(self) -> bool:
+        """Whether a request can be written."""
+        return not (self._closed or self._broken or self._transport.is_closing())
 
-    def send(self, wire: bytes, *, head_only: bool, silence_s: float) -> Exchange:
+    def send(self, head: bytes, body: bytes, *, head_only: bool, silence_s: float) -> Response:
         """Write one request; `head_only` for HEAD, whose answer announces a body that never comes."""
         self._chunks.clear()
-        exchange = self._exchange = Exchange(self, self._chunks)
-        self._headers = exchange.headers
-        self._head_bytes = self._overhead = self._interim = self._lines = 0
+        response = self._response = Response(self, self._chunks)
+        self._overhead = self._interim = 0
         self._head_only = head_only
         self._keep_alive = self._until_eof = self._received = False
         self._silence_s = silence_s
-        if self._closed or self._transport.is_closing():
-            exchange.failure = UpstreamError("reset", "the engine had closed the idle connection")
-            return exchange
-        self._transport.write(wire)
-        self._heard = self.loop.time()
+        if not self.is_open:
+            response.failure = UpstreamError("reset", "the engine had closed the idle connection")
+            return response
+        if len(body) <= _JOIN_BYTES:
+            self._transport.write(head + body if body else head)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+        self.heard = self.loop.time()
         self._arm()
-        return exchange
+        return response
 
     def resume(self) -> None:
-        """The reader took what was unread."""
         if self._paused:
             self._paused = False
-            self._heard = self.loop.time()
+            self.heard = self.loop.time()
             if not self._transport.is_closing():
                 self._transport.resume_reading()
 
+    def done(self) -> None:
+        response = self._response
+        if self._keep_alive and response is not None and response.complete and self.is_open:
+            self._owner.connection_idle(self)
+        else:
+            self.abort()
+
     def abort(self) -> None:
-        """Close at once."""
         self._closed = True
         self._transport.abort()
 
     def fail(self, kind: ErrorKind, detail: str) -> None:
-        """End the exchange in progress with an error, and the connection with it."""
-        exchange = self._exchange
-        if exchange is not None and not exchange.complete and exchange.failure is None:
-            exchange.failure = UpstreamError(kind, detail, sent=True, received=self._received)
-            exchange.wake()
+        """End the answer in progress with an error, and the connection with it."""
+        response = self._response
+        if response is not None and not response.complete and response.failure is None:
+            response.failure = UpstreamError(kind, detail, sent=True, received=self._received)
+            response.wake()
         self.abort()
 
     async def half_close_and_drain(self, drain_s: float) -> bool:
-        """Send our end of file and drop everything until the engine's; False when that exceeds `drain_s`."""
-        exchange = self._exchange
+        response = self._response
         if self._closed or self._transport.is_closing():
             return True
-        if exchange is None or exchange.complete:
+        if response is None or response.complete:
             self.abort()
             return True
-        self._exchange = None
+        self._response = None
         self._chunks.clear()
         drained = self._drained = self.loop.create_future()
         try:
@@ -226,45 +164,50 @@ class UpstreamConnection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
-        exchange = self._exchange
-        if exchange is None or exchange.complete:
+        response = self._response
+        if response is None or response.complete:
             if self._drained is None:  # nobody asked for this
                 self.abort()
             return
-        self._heard = self.loop.time()
+        self.heard = self.loop.time()
         self._received = True
         chunks = self._chunks
         before = len(chunks)
+        if not response.status and len(data) > HEAD_BYTES and data.find(b"\r\n\r\n", 0, HEAD_BYTES) < 0:
+            self.fail("protocol", f"an answer's head of more than {HEAD_BYTES} bytes")
+            return
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._broken = True
-            if not exchange.complete:
+            if not response.complete:
                 cause = error.__context__
                 self.fail("protocol", str(cause) if isinstance(cause, _Refused) else f"bad answer: {error}")
                 return
-        if not exchange.complete:
-            if not exchange.status or len(chunks) == before:
+        if not response.complete:
+            if len(chunks) == before:
                 self._overhead += len(data)
                 if self._overhead > HEAD_BYTES:
                     self.fail("protocol", f"more than {HEAD_BYTES} bytes of head or chunk framing")
                     return
-                if not exchange.status:
+                if not response.status:
                     return
             else:
                 self._overhead = 0
-            exchange.unread += len(data)
-            if exchange.unread > UNREAD_BYTES and not self._paused:
+            response.unread += len(data)
+            if response.unread > UNREAD_BYTES and not self._paused:
                 self._paused = True
                 self._transport.pause_reading()
-        exchange.wake()
+        waiter = response.waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def eof_received(self) -> None:
-        exchange = self._exchange
-        if exchange is not None and not exchange.complete and exchange.failure is None:
+        response = self._response
+        if response is not None and not response.complete and response.failure is None:
             if self._until_eof:
-                exchange.complete = True
-                exchange.wake()
+                response.complete = True
+                response.wake()
             elif self._received:
                 self.fail("truncated", "the engine closed the connection in the middle of its answer")
             else:
@@ -279,35 +222,33 @@ class UpstreamConnection(asyncio.Protocol):
             self._timer = None
         if self._drained is not None and not self._drained.done():
             self._drained.set_result(None)
-        self._on_lost(self)
+        self._owner.connection_gone(self)
 
     # --- parser callbacks
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self._lines += 1
-        self._head_bytes += len(name) + len(value) + 4
-        if self._lines > HEAD_LINES or self._head_bytes > HEAD_BYTES:
-            raise _Refused(f"an answer's head of more than {HEAD_LINES} lines or {HEAD_BYTES} bytes")
-        exchange = self._exchange
-        if exchange is None or exchange.complete:
+        response = self._response
+        if response is None or response.complete:
             raise _Refused("bytes after a complete answer")
-        if not exchange.status:  # what follows the body are trailers, and dropped
-            self._headers.append((name.lower(), value))
+        if response.status:
+            return  # a trailer
+        if len(response.headers) >= HEAD_LINES:
+            raise _Refused(f"an answer's head of more than {HEAD_LINES} lines")
+        response.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        exchange = self._exchange
-        if exchange is None or exchange.complete:
+        response = self._response
+        if response is None or response.complete:
             raise _Refused("bytes after a complete answer")
         status = self._parser.get_status_code()
-        headers = self._headers
         if status < 200:
             self._interim += 1
             if status == 101 or self._interim > INTERIM_ANSWERS:
                 raise _Refused("an upgrade or too many interim answers")
-            headers.clear()
+            response.headers.clear()
             return
         framed = status in (204, 304)
-        for name, value in headers:
+        for name, value in response.headers:
             if name == b"content-length":
                 framed = True
             elif name == b"transfer-encoding":
@@ -316,21 +257,21 @@ class UpstreamConnection(asyncio.Protocol):
                 framed = True
         self._keep_alive = self._parser.should_keep_alive()
         self._until_eof = not framed
-        exchange.status = status
+        response.status = status
         if self._head_only:
             self._broken = True  # the parser waits for the announced body
-            exchange.complete = True
+            response.complete = True
 
     def on_message_complete(self) -> None:
-        exchange = self._exchange
-        if exchange is not None and exchange.status:
-            exchange.complete = True
+        response = self._response
+        if response is not None and response.status:  # not an interim answer
+            response.complete = True
 
     # --- silence
 
     def _arm(self) -> None:
         """One timer per period of silence, not per read: it is moved on only when it fires."""
-        due = self._heard + self._silence_s
+        due = self.heard + self._silence_s
         if self._timer is not None:
             if self._timer_at <= due:
                 return
@@ -340,13 +281,13 @@ class UpstreamConnection(asyncio.Protocol):
 
     def _check_silence(self) -> None:
         self._timer = None
-        exchange = self._exchange
-        if exchange is None or exchange.complete or self._closed:
+        response = self._response
+        if response is None or response.complete or self._closed:
             return
         now = self.loop.time()
         if self._paused:  # the silence is ours
-            self._heard = now
-        if now < self._heard + self._silence_s:
+            self.heard = now
+        if now < self.heard + self._silence_s:
             self._arm()
         else:
             self.fail("silent", f"the engine sent nothing for {self._silence_s:g} seconds")
