@@ -26,6 +26,7 @@ from llamaman.runtimes.causes import START_MARK
 from llamaman.runtimes.engines import Probes, embedded_version, find_binary
 from llamaman.runtimes.exits import ExitPoller, Identity
 from llamaman.runtimes.isolation import missing_isolation
+from llamaman.runtimes.openmp import engine_environment
 from llamaman.runtimes.spawn import User, find_user, spawn
 
 _INSTANCE, _NODE, _INSTALL = "LLAMAMAN_INSTANCE_ID", "LLAMAMAN_NODE", "LLAMAMAN_INSTALL"
@@ -256,6 +257,7 @@ class ProcessRuntime:
         env[_ADDRESS] = plan.host if plan.host.startswith("/") else f"{plan.host}:{plan.port}"
         if plan.engine.kind == "embedded":
             env[embedded.VARIABLE] = embedded.parameters(plan)
+            env.update(engine_environment())
         return env
 
     def _clean_environment(self) -> dict[str, str]:
