@@ -273,9 +273,9 @@ class Instances:
                 await self._in(self._stops, runtime.stop, handle, 5.0)
 
     async def _adopt(self, instance: Instance, handle: Handle) -> None:
-        self._p.public_ports.take(instance.port, instance.id)
+        self._p.public_ports.claim(instance.port, instance.id, _held)
         if handle.address.port:
-            self._p.internal_ports.take(handle.address.port, instance.id)
+            self._p.internal_ports.claim(handle.address.port, instance.id, _held)
             instance.internal_port = handle.address.port
         await self._open_port(instance)
         instance.generation = handle.generation
@@ -297,7 +297,7 @@ class Instances:
             instance.reason = "its process was gone when LlamaMan started"
         if instance.state is State.SLEEPING:
             try:
-                self._p.public_ports.take(instance.port, instance.id)
+                self._p.public_ports.claim(instance.port, instance.id, _held)
                 await self._open_port(instance)
             except LlamaManError as error:
                 instance.state = State.STOPPED
@@ -645,6 +645,11 @@ def _own(instance: Instance, handles: Sequence[tuple[Runtime, Handle]]) -> int |
             continue
         return index
     return None
+
+
+def _held(_port: int) -> bool:
+    """A port that is ours already needs no proof."""
+    return True
 
 
 def _free_on_loopback(port: int) -> bool:

@@ -65,7 +65,8 @@ class PortPool:
         with self._lock:
             return self._owners.get(port)
 
-    def peek(self) -> int | None:
-        """The port that ``claim(None, ...)`` would try first, or None when all are held."""
+    def peek(self, is_free: Callable[[int], bool] = lambda port: True) -> int | None:
+        """The port that ``claim(None, ...)`` would give now, or None when there is none."""
         with self._lock:
-            return next((port for port in range(self.start, self.end + 1) if port not in self._owners), None)
+            candidates = range(self.start, self.end + 1)
+            return next((port for port in candidates if port not in self._owners and is_free(port)), None)

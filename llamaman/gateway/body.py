@@ -56,3 +56,14 @@ def set_path(body: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         return {**body, key: value}
     inner = body.get(key)
     return {**body, key: set_path(inner if isinstance(inner, dict) else {}, rest, value)}
+
+
+def rename(text: bytes, names: tuple[str, str] | None) -> bytes:
+    """Exchange the value of every ``model`` member in compact JSON text.
+
+    Quotes inside a JSON string are escaped, so this cannot hit a prompt or an answer.
+    """
+    if not names:
+        return text
+    engine, client = (json.dumps(name, ensure_ascii=False).encode() for name in names)
+    return text.replace(b'"model":' + engine, b'"model":' + client)

@@ -105,6 +105,9 @@ class Call:
     following :class:`Next`, and a :class:`Result` at the end; ``assemble`` streams from the engine but
     sends one :class:`Result` with the whole body, so that a client that leaves frees its slot at once;
     ``plain`` is one request and one body.
+
+    :ivar patch: dotted paths of object keys -> values, laid over the body.
+    :ivar rename: (the engine's model name, the client's) to be exchanged in what comes back.
     """
 
     method: str
@@ -112,6 +115,7 @@ class Call:
     body: bytes
     mode: Literal["relay", "stream", "assemble", "plain"] = "plain"
     patch: Mapping[str, Any] = field(default_factory=dict)
+    rename: tuple[str, str] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,21 +159,43 @@ def _forget(task: asyncio.Task[None]) -> None:
         task.exception()
 
 
+class OpenStream:
+    """A log tail or an event feed: nothing but who reads it and how it is ended."""
+
+    __slots__ = ("_task", "ended", "id", "identity")
+
+    def __init__(self, identity: Identity) -> None:
+        self.id = f"{_BOOT}-{next(_numbers):x}"
+        self.identity = identity
+        self.ended = False
+        self._task = asyncio.current_task()
+
+    def end(self, reason: LlamaManError | None = None) -> None:
+        """End it from outside."""
+        self.ended = True
+        if self._task and not self._task.done():
+            self._task.cancel()
+
+    def client_left(self, _gone: object) -> None:
+        """Callback of the connection."""
+        self.end()
+
+
 class Exchanges:
-    """Every exchange in flight, so that a revoked key or an administrator can end it."""
+    """Everything in flight, so that a revoked key or an administrator can end it."""
 
     def __init__(self) -> None:
-        self._running: dict[str, Exchange] = {}
+        self._running: dict[str, Exchange | OpenStream] = {}
 
-    def add(self, exchange: Exchange) -> None:
+    def add(self, exchange: Exchange | OpenStream) -> None:
         """It has begun."""
         self._running[exchange.id] = exchange
 
-    def remove(self, exchange: Exchange) -> None:
+    def remove(self, exchange: Exchange | OpenStream) -> None:
         """It is over."""
         self._running.pop(exchange.id, None)
 
-    def all(self) -> list[Exchange]:
+    def all(self) -> list[Exchange | OpenStream]:
         """A snapshot."""
         return list(self._running.values())
 

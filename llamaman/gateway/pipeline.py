@@ -12,7 +12,7 @@ import json
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
@@ -31,7 +31,7 @@ from llamaman.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
-from llamaman.gateway.body import parse_object, set_path, splice
+from llamaman.gateway.body import parse_object, rename, set_path, splice
 from llamaman.gateway.dialect import (
     JSON_HEADERS,
     SSE_HEADERS,
@@ -337,11 +337,12 @@ class Pipeline:
                 answer = await response.read_all(MAX_ANSWER)
                 if response.status == 200:
                     meter_body(exchange.meter, answer)
-                return Result(response.status, answer)
+                return Result(response.status, rename(answer, call.rename))
             if call.mode == "relay":
-                await self._relay(exchange, response)
+                await self._relay(exchange, response, call.rename)
                 return Result(200, b"", relayed=True)
-            return await assemble(response, exchange.meter, chat="chat" in call.path)
+            result = await assemble(response, exchange.meter, chat="chat" in call.path)
+            return replace(result, body=rename(result.body, call.rename)) if call.rename else result
         except (asyncio.CancelledError, ClientGone):
             self._leave(response, grant)
             raise
@@ -373,7 +374,7 @@ class Pipeline:
             abandon=partial(self._abandon, grant),
         )
 
-    async def _relay(self, exchange: Exchange, response: Response) -> None:
+    async def _relay(self, exchange: Exchange, response: Response, names: tuple[str, str] | None) -> None:
         meter = exchange.meter
         rest = b""
         while block := await response.read_block():
@@ -388,6 +389,8 @@ class Pipeline:
             rest = block[cut:]
             events = meter.pass_events(block[:cut])
             if events:
+                if names:
+                    events = rename(events, names)
                 if not exchange.started:
                     await exchange.start(200, SSE_HEADERS)
                 await exchange.write(events)

@@ -1,1 +1,19 @@
-"""The OpenAI dialect: what `llamaman.plugins` loads under the name api_openai."""
+"""The OpenAI API: models, chat completions, completions and embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from llamaman import hookimpl
+
+if TYPE_CHECKING:
+    from llamaman import Dialect, PluginKernel
+
+
+@hookimpl
+def route_register(kernel: PluginKernel) -> Sequence[Dialect]:
+    """Serve the OpenAI endpoints."""
+    from llamaman_api_openai.dialect import OpenAI
+
+    return (OpenAI(),)

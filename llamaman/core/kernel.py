@@ -1,0 +1,48 @@
+"""The kernel: what is alive while LlamaMan runs. It owns the services and nothing else.
+
+``llamaman.serve`` builds one, in the only place that knows every room; management routes and plugins see
+parts of it through narrow protocols.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from llamaman.core.auth import Keys
+from llamaman.core.config import Config
+from llamaman.core.datadir import DataDir
+from llamaman.core.events import Events
+from llamaman.core.hooks import Hooks
+from llamaman.core.instances import Instances
+from llamaman.core.jobs import Jobs
+from llamaman.core.library_contract import Library
+from llamaman.core.secrets import RootSecret
+from llamaman.core.settings import Settings
+from llamaman.core.store import Store
+from llamaman.records import PluginRecord, Runtime
+
+
+@dataclass(slots=True)
+class Kernel:
+    """Every service, by its room."""
+
+    config: Config
+    data_dir: DataDir
+    secrets: RootSecret
+    store: Store
+    events: Events
+    hooks: Hooks
+    settings: Settings
+    keys: Keys
+    library: Library
+    jobs: Jobs
+    runtimes: Mapping[str, Runtime]
+    plugins: Sequence[PluginRecord]
+    started_at: float
+    instances: Instances = field(init=False)
+
+    def setting(self, name: str) -> Any:
+        """The value of a setting now."""
+        return self.settings.get(name)

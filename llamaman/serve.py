@@ -1,0 +1,346 @@
+"""``llamaman serve``: the only place that knows every room and puts them together.
+
+Boot order: data directory, store, plugins, settings, services, front door, adoption. Management answers as
+soon as Flask is imported, which happens on its own thread after the ports are open.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from llamaman.builtin import BuiltIn
+from llamaman.core import discovery, planner, storage
+from llamaman.core.admission import Policy
+from llamaman.core.api_keys import Keys
+from llamaman.core.config import Config
+from llamaman.core.datadir import open_data_dir
+from llamaman.core.events import Events
+from llamaman.core.hooks import Hooks
+from llamaman.core.instance import Instance
+from llamaman.core.instances import Instances, Parts
+from llamaman.core.jobs import Jobs
+from llamaman.core.kernel import Kernel
+from llamaman.core.launch import ModelFacts
+from llamaman.core.ports import PortPool
+from llamaman.core.redact import install_logging
+from llamaman.core.secrets import root_secret
+from llamaman.core.settings import Settings
+from llamaman.core.settings_table import SETTINGS
+from llamaman.dashboard.server import DashboardServer
+from llamaman.errors import ConfigError, LlamaManError, StoreCorrupt
+from llamaman.gateway import pipeline as gateway
+from llamaman.gateway.admin_socket import prepare_runtime_dir, socket_path
+from llamaman.gateway.dialect import Dialect
+from llamaman.gateway.doors import InstanceDoors
+from llamaman.gateway.front_door import FrontDoor, build_tables
+from llamaman.gateway.hop import Hop
+from llamaman.gateway.limits import BodyBudget, Limits, Surface
+from llamaman.gateway.listeners import Listeners, PortTaken
+from llamaman.gateway.log_stream import LogStreams
+from llamaman.gateway.native import Native
+from llamaman.gateway.pool import Pools
+from llamaman.gateway.upstream import Address, Upstream
+from llamaman.library.library import Library
+from llamaman.records import Exit, RouteSet, Runtime, StreamRoute
+from llamaman.runtimes import logfiles
+from llamaman.runtimes.causes import cause
+
+log = logging.getLogger("llamaman")
+
+EXIT_CONFIG = 78
+SWITCH_INTERVAL_S = 0.0005
+CAUSE_LINES = 60
+ROTATE_EVERY_S = 10.0
+RESCAN_EVERY_S = 30.0
+
+
+def run(config: Config) -> int:
+    """Serve until told to end; returns the exit status.
+
+    Configuration problems end it with 78 (EX_CONFIG) and one sentence that says what to do.
+    """
+    install_logging(config.log_level)
+    sys.setswitchinterval(SWITCH_INTERVAL_S)  # a busy thread else starves the event loop for 5 ms at a time
+    try:
+        import uvloop
+
+        return uvloop.run(_serve(config))
+    except (ConfigError, StoreCorrupt, PortTaken) as error:
+        print(f"llamaman: {error}", file=sys.stderr)
+        return EXIT_CONFIG
+
+
+async def _serve(config: Config) -> int:
+    kernel = _build_kernel(config)
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    house = House(kernel)
+    try:
+        await house.open()
+        await stop.wait()
+        log.info("ending: engines are stopped, running answers get %g s", SHUTDOWN_GRACE_S)
+    finally:
+        await house.close()
+        kernel.store.close()
+        kernel.data_dir.close()
+    return 0
+
+
+SHUTDOWN_GRACE_S = 5.0
+
+
+def _build_kernel(config: Config) -> Kernel:
+    """Everything that does not need the event loop."""
+    data_dir = open_data_dir(config.data_dir, config.node_name)
+    logfiles.prepare_folder(config.logs_dir)
+    secrets = root_secret(config.data_dir, config.secret_key)
+    hooks = Hooks(trace=config.trace_plugins)
+    store = storage.open_store(config, hooks)
+    hooks.register(BuiltIn(config), "llamaman")
+    plugins = discovery.load(
+        hooks,
+        disabled=config.plugins_disabled,
+        only=config.plugins_only,
+        strict=config.strict,
+    )
+    for record in plugins:
+        if record.state == "broken":
+            log.error("plugin %s is broken: %s", record.name, record.reason)
+    events = Events()
+    settings = Settings(node=config.node_name, events=events, environ=os.environ)
+    settings.declare(SETTINGS, "llamaman")
+    for owner, declared in hooks.setting_declare():
+        settings.declare(declared, owner)
+    settings.seal(store)
+    keys = Keys(store, events)
+    keys.ensure_bootstrap(config.bootstrap_api_key)
+    return Kernel(
+        config=config,
+        data_dir=data_dir,
+        secrets=secrets,
+        store=store,
+        events=events,
+        hooks=hooks,
+        settings=settings,
+        keys=keys,
+        library=Library(config, store),
+        jobs=Jobs(),
+        runtimes={runtime.name: runtime for runtime in hooks.runtime_register()},
+        plugins=plugins,
+        started_at=time.time(),
+    )
+
+
+class House:
+    """The rooms around the kernel that live on the event loop."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        config = kernel.config
+        self._door: FrontDoor | None = None
+        self._listeners = Listeners(self._app, limits=Limits(), budget=BodyBudget())
+        doors = InstanceDoors(config.host, self._listeners)
+        kernel.instances = Instances(_instance_parts(kernel, doors))
+        self._pools = Pools(kernel.instances, config.request_timeout)
+        kernel.instances.subscribe(self._pools.changed)
+        self._pipeline = gateway.Pipeline(
+            gateway.Parts(
+                keys=kernel.keys,
+                library=kernel.library,
+                registry=kernel.instances,
+                pools=self._pools,
+                hooks=kernel.hooks,
+                require_auth=lambda: bool(kernel.settings.get("require_auth")),
+                request_timeout_s=config.request_timeout,
+                record=kernel.hooks.post_forward,
+            )
+        )
+        self._dashboard: DashboardServer | None = None
+        self._runtime_dir: Path | None = None
+
+    async def _app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert self._door is not None
+        await self._door(scope, receive, send)
+
+    async def open(self) -> None:
+        """Open every port, adopt what runs, start the rest."""
+        kernel, config = self._kernel, self._kernel.config
+        self._runtime_dir = prepare_runtime_dir(config.runtime_dir)
+        dialects, streams, route_sets = _sort_routes(kernel)
+        log_streams = LogStreams(lambda instance_id: kernel.instances.view(instance_id).log_path)
+        tables = build_tables(dialects, Native(), [*streams, ("llamaman", log_streams.route())])
+        loop_rows = [
+            {
+                "method": row.method,
+                "path": row.path,
+                "surface": surface,
+                "level": row.level.value,
+                "plugin": row.plugin,
+            }
+            for row in tables.rows()
+            for surface in row.surfaces
+        ]
+
+        def make_app(secret: bytes) -> Any:
+            from llamaman.dashboard.app import create_app
+
+            return create_app(
+                kernel, secret, plugin_routes=route_sets, loop_routes=lambda: loop_rows, on_broken=self._broken
+            )
+
+        self._dashboard = DashboardServer(make_app, self._runtime_dir)
+        upstream = Upstream(Address(path=str(self._dashboard.socket_path)))
+        hop = Hop(
+            upstream,
+            self._dashboard.secret,
+            lambda: self._dashboard is not None and self._dashboard.is_ready,
+            self._dashboard.is_public,
+        )
+        self._door = FrontDoor(
+            tables, self._pipeline, kernel.keys, lambda: bool(kernel.settings.get("require_auth")), hop
+        )
+        loop = asyncio.get_running_loop()
+        kernel.keys.on_revoke(
+            lambda key_id: loop.call_soon_threadsafe(self._pipeline.exchanges.revoke, key_id)
+        )
+        await asyncio.to_thread(kernel.library.rescan)
+        await kernel.instances.boot()
+        await self._listeners.open(Surface("proxy"), host=config.host, port=config.proxy_port)
+        await self._listeners.open(Surface("manage"), host=config.host, port=config.port)
+        await self._listeners.open_unix(
+            Surface("admin"), socket_path(self._runtime_dir, config.node_name), 0o600
+        )
+        self._dashboard.start()
+        self._start_jobs()
+        kernel.hooks.startup(kernel)
+        log.info(
+            "LlamaMan serves: management http://%s:%d, proxy http://%s:%d",
+            config.host,
+            config.port,
+            config.host,
+            config.proxy_port,
+        )
+        if config.host in ("0.0.0.0", "::"):
+            log.warning("listening on every address of this machine; set LLAMAMAN_HOST=127.0.0.1 to narrow it")
+
+    async def close(self) -> None:
+        """The reverse of :meth:`open`."""
+        kernel = self._kernel
+        kernel.hooks.shutdown(kernel)
+        await asyncio.to_thread(kernel.jobs.stop)
+        await kernel.instances.shutdown(stop_engines=True)
+        await self._listeners.shutdown(SHUTDOWN_GRACE_S)
+        if self._dashboard:
+            await asyncio.to_thread(self._dashboard.stop)
+        for runtime in kernel.runtimes.values():
+            close = getattr(runtime, "close", None)
+            if close:
+                await asyncio.to_thread(close)
+
+    def _broken(self, plugin: str, reason: str) -> None:
+        log.error("plugin %s has no routes: %s", plugin, reason)
+
+    def _start_jobs(self) -> None:
+        kernel = self._kernel
+
+        def rotate() -> None:
+            for view in kernel.instances.views():
+                logfiles.rotate_if_large(view.log_path)
+
+        kernel.jobs.add("llamaman", "rotate-logs", ROTATE_EVERY_S, rotate)
+        kernel.jobs.add("llamaman", "rescan-models", RESCAN_EVERY_S, kernel.library.rescan)
+        for owner, job in kernel.hooks.job_declare():
+            kernel.jobs.add(owner, job.name, job.every_s, job.run)
+        kernel.jobs.start()
+
+
+def _sort_routes(
+    kernel: Kernel,
+) -> tuple[list[tuple[str, Dialect]], list[tuple[str, StreamRoute]], dict[str, list[RouteSet]]]:
+    dialects: list[tuple[str, Dialect]] = []
+    streams: list[tuple[str, StreamRoute]] = []
+    route_sets: dict[str, list[RouteSet]] = {}
+    for owner, routes in kernel.hooks.route_register(kernel):
+        for route in routes:
+            if isinstance(route, RouteSet):
+                route_sets.setdefault(owner, []).append(route)
+            elif isinstance(route, StreamRoute):
+                streams.append((owner, route))
+            else:
+                dialects.append((owner, route))
+    return dialects, streams, route_sets
+
+
+def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
+    config, settings = kernel.config, kernel.settings
+    library = kernel.library
+
+    def policy() -> Policy:
+        return Policy(
+            max_models=config.max_models,
+            enforce_for_admin=settings.get("admin_ui_enforce_max_models"),
+            ollama_may_evict_admin=settings.get("allow_ollama_api_override_admin"),
+            openai_may_evict_managed=settings.get("allow_openai_api_evict_managed"),
+        )
+
+    def model_facts(path: Path) -> ModelFacts:
+        return library.facts(path)
+
+    def preset(path: Path) -> Mapping[str, Any] | None:
+        return library.preset(path)
+
+    def diagnose(instance: Instance, exit_: Exit) -> tuple[str, str]:
+        lines: list[str] = []
+        with contextlib.suppress(OSError):  # a log that cannot be read must not hide the exit
+            lines = logfiles.tail(instance.log_path, CAUSE_LINES)
+        return cause(exit_, lines), "".join(lines)
+
+    return Parts(
+        store=kernel.store,
+        events=kernel.events,
+        sources=planner.Sources(
+            node=config.node_name,
+            install=kernel.data_dir.install_id,
+            gpu_devices=config.llama_gpu_devices,
+            model_facts=model_facts,
+            model_file=library.model_file,
+            preset=preset,
+            runtimes=lambda: _usable(kernel.runtimes, config.runtime),
+            instance_key=kernel.secrets.instance_key,
+            allow_unlisted=lambda: settings.get("launch.allow_unlisted_args"),
+        ),
+        runtimes=kernel.runtimes,
+        connect=lambda address: Upstream(Address(address.host, address.port, address.path)),
+        doors=doors,
+        public_ports=PortPool(config.port_range_start, config.port_range_end),
+        internal_ports=PortPool(config.internal_port_range_start, config.internal_port_range_end),
+        logs_dir=config.logs_dir,
+        model_at=library.by_path,
+        policy=policy,
+        managed_idle_timeout_s=config.idle_timeout_min * 60,
+        load_timeout_s=config.model_load_timeout,
+        health_timeout_s=config.health_check_timeout,
+        drain_timeout_s=config.drain_timeout,
+        diagnose=diagnose,
+    )
+
+
+def _usable(runtimes: Mapping[str, Runtime], wanted: str) -> list[Runtime]:
+    if wanted == "auto":
+        return list(runtimes.values())
+    if wanted not in runtimes:
+        raise LlamaManError(
+            f"runtime '{wanted}' is not installed; LLAMAMAN_RUNTIME may be: {', '.join(runtimes)} or auto"
+        )
+    return [runtimes[wanted]]

@@ -1,0 +1,146 @@
+"""The OpenAI dialect. llama-server speaks it natively, so streams are relayed and bodies rebuilt by the kernel."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from llamaman import (
+    JSON_HEADERS,
+    Call,
+    InferenceRoute,
+    Intent,
+    InvalidField,
+    LlamaManError,
+    ModelNotFound,
+    ModelView,
+    Phase,
+    Reply,
+    Request,
+    Serving,
+)
+
+CHAT = "/v1/chat/completions"
+COMPLETIONS = "/v1/completions"
+EMBEDDINGS = "/v1/embeddings"
+
+_NEEDS = {CHAT: "chat", COMPLETIONS: "completion", EMBEDDINGS: "embedding"}
+_WAITING = b": waiting\n\n"
+_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "invalid_request_error",
+    422: "invalid_request_error",
+    429: "rate_limit_error",
+    503: "unavailable_error",
+}
+
+
+class OpenAI:
+    """See :class:`llamaman.Dialect`."""
+
+    name = "openai"
+    routes = (
+        InferenceRoute("GET", "/v1/models", body="none"),
+        InferenceRoute("GET", "/v1/models/{model}", body="none"),
+        InferenceRoute("POST", CHAT),
+        InferenceRoute("POST", COMPLETIONS),
+        InferenceRoute("POST", EMBEDDINGS),
+    )
+
+    def open(self, request: Request) -> Intent | Reply:
+        """Answer model lists at once; everything else is inference."""
+        if request.route.body == "none":
+            return _models(request)
+        body = request.json
+        model = body.get("model")
+        if model is not None and not isinstance(model, str):
+            raise InvalidField("model", "model must be a string")
+        stream = body.get("stream")
+        if stream is not None and not isinstance(stream, bool):
+            raise InvalidField("stream", "stream must be true or false")
+        embedding = request.path == EMBEDDINGS
+        return Intent(
+            model=model,
+            needs=_NEEDS[request.path],  # type: ignore[arg-type] # the table above holds the literals
+            stream=bool(stream) and not embedding,
+            slots=1 if embedding else _choices(body),
+            request=request,
+        )
+
+    def serve(self, intent: Intent, model: ModelView) -> Serving:
+        """Relay a stream, rebuild a body from a stream, or ask plainly where neither is proven equal."""
+        request = intent.request
+        assert request is not None
+        patch: dict[str, Any] = {}
+        if "id_slot" in request.json:
+            patch["id_slot"] = -1  # which slot serves whom is the pool's business
+        rename = _rename(intent, model)
+        if intent.stream:
+            result = yield Call("POST", request.path, request.raw, mode="relay", patch=patch, rename=rename)
+            if getattr(result, "relayed", False):
+                return
+        elif request.path == EMBEDDINGS or intent.slots > 1 or isinstance(request.json.get("prompt"), list):
+            result = yield Call("POST", request.path, request.raw, mode="plain", patch=patch, rename=rename)
+        else:
+            patch["stream_options"] = {"include_usage": True}
+            result = yield Call(
+                "POST", request.path, request.raw, mode="assemble", patch=patch, rename=rename
+            )
+        yield Reply(result.status, JSON_HEADERS, result.body)  # type: ignore[union-attr] # a Call is answered by a Result
+
+    def error(self, error: LlamaManError, *, started: bool) -> Reply | bytes:
+        """OpenAI's error object; inside a stream as its last event."""
+        body = json.dumps({"error": _error(error)}, ensure_ascii=False).encode()
+        if started:
+            return b"data: " + body + b"\n\n"
+        headers = list(JSON_HEADERS)
+        if error.retry_after is not None:
+            headers.append((b"retry-after", str(error.retry_after).encode()))
+        if error.status == 401:
+            headers.append((b"www-authenticate", b"Bearer"))
+        return Reply(error.status, headers, body)
+
+    def waiting(self, phase: Phase, seconds: float) -> bytes | None:
+        """A comment, which every SSE client ignores."""
+        return _WAITING
+
+
+def _choices(body: dict[str, Any]) -> int:
+    count = body.get("n")
+    if count is None:
+        return 1
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 128:
+        raise InvalidField("n", "n must be an integer from 1 to 128")
+    return count
+
+
+def _rename(intent: Intent, model: ModelView) -> tuple[str, str] | None:
+    """Answers name the model as the client did; the engine knows it by its own name."""
+    return (model.name, intent.model) if intent.model and intent.model != model.name else None
+
+
+def _models(request: Request) -> Reply:
+    models = [request.own_model] if request.own_model else [m for m in request.models if m.runnable]
+    entries = [
+        {"id": m.name, "object": "model", "created": int(m.modified), "owned_by": "local"} for m in models
+    ]
+    name = request.values.get("model")
+    if name is None:
+        return Reply(200, JSON_HEADERS, json.dumps({"object": "list", "data": entries}).encode())
+    wanted = name.lower().removesuffix(":latest")
+    for entry in entries:
+        if entry["id"] == wanted:
+            return Reply(200, JSON_HEADERS, json.dumps({**entry, "id": name}).encode())
+    raise ModelNotFound(name)
+
+
+def _error(error: LlamaManError) -> dict[str, Any]:
+    return {
+        "message": error.message,
+        "type": _TYPES.get(error.status, "server_error"),
+        "param": error.field,
+        "code": error.code,
+    }
