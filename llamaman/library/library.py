@@ -1,0 +1,217 @@
+"""The models on disk and their presets: what routes, dialects and the planner ask.
+
+Reads come from one immutable snapshot and never touch the disk, so the event loop may make them;
+:meth:`Library.rescan` and :meth:`Library.refresh` do the walking and belong on a thread.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from llamaman.core.config import Config
+from llamaman.core.launch import ModelFacts
+from llamaman.core.store import Store
+from llamaman.errors import NotFound
+from llamaman.library.gguf import Header
+from llamaman.library.names import find_name
+from llamaman.library.presets import Presets
+from llamaman.library.scan import Found, Scan, scan, unchanged
+from llamaman.records import ModelView
+
+_log = logging.getLogger(__name__)
+
+
+class Publisher(Protocol):
+    """The part of the event bus that is used here."""
+
+    def publish(
+        self, topic: str, kind: str, data: Mapping[str, Any], *, actor: str, reason: str
+    ) -> object: ...
+
+
+@dataclass(frozen=True, slots=True)
+class _Snapshot:
+    scan: Scan
+    models: tuple[ModelView, ...]
+    by_name: Mapping[str, Found]
+    by_path: Mapping[Path, Found]
+    runnable: tuple[str, ...]
+    by_file_name: Mapping[str, tuple[Path, ...]]
+
+
+class Library:
+    """Models and presets. Thread-safe. Empty until the first :meth:`rescan`."""
+
+    def __init__(
+        self,
+        config: Config,
+        store: Store,
+        *,
+        events: Publisher | None = None,
+        allow_unlisted: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._folders = config.models_dirs
+        self._events = events
+        self._scanning = threading.Lock()
+        self._snapshot = _snapshot(Scan((), frozenset(), {}, (), ()))
+        self._scanned = False
+        self._presets = Presets(store, allow_unlisted=allow_unlisted, model_file=self.model_file)
+
+    # --- scanning ------------------------------------------------------------------------------------
+
+    def rescan(self) -> tuple[ModelView, ...]:
+        """Walk the model folders now and return the new models. Blocks."""
+        with self._scanning:
+            before = self._snapshot
+            result = scan(self._folders, before.scan.headers)
+            for problem in sorted(set(result.problems) - set(before.scan.problems)):
+                _log.warning("model folders: %s", problem)
+            after = self._snapshot = _snapshot(result)
+            self._scanned = True
+        if self._events is not None and after.models != before.models:
+            data = {
+                "added": sorted(after.by_name.keys() - before.by_name.keys()),
+                "removed": sorted(before.by_name.keys() - after.by_name.keys()),
+            }
+            self._events.publish(
+                "models", "changed", data, actor="library", reason="files below MODELS_DIR changed"
+            )
+        return after.models
+
+    def refresh(self) -> bool:
+        """Rescan only if a folder or file changed since the last scan; True if it did. Blocks shortly."""
+        if self._scanned and unchanged(self._snapshot.scan):
+            return False
+        self.rescan()
+        return True
+
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What the last scan could not take, in words; holds paths."""
+        return self._snapshot.scan.problems
+
+    # --- models --------------------------------------------------------------------------------------
+
+    def models(self) -> tuple[ModelView, ...]:
+        """All models of the last scan, by name."""
+        return self._snapshot.models
+
+    def find(self, name: str) -> ModelView:
+        """The model that a client's name means; see :func:`llamaman.library.names.find_name`.
+
+        :raises ModelNotFound: with the candidates if the name is ambiguous.
+        """
+        snapshot = self._snapshot
+        return snapshot.by_name[find_name(name, snapshot.by_name, snapshot.runnable)].view
+
+    def by_path(self, path: Path) -> ModelView:
+        """The model of a scanned file (any shard of a set) or HuggingFace folder.
+
+        :raises NotFound: it is none of them.
+        """
+        return self._found(path).view
+
+    def reason(self, path: Path) -> str | None:
+        """Why a scanned model cannot run, or None if it can.
+
+        :raises NotFound: as :meth:`by_path`.
+        """
+        return self._found(path).reason
+
+    def header(self, path: Path) -> Header | None:
+        """What the header of a scanned model says; None if it is broken or there is none.
+
+        :raises NotFound: as :meth:`by_path`.
+        """
+        header = self._found(path).header
+        return header if isinstance(header, Header) else None
+
+    def facts(self, path: Path) -> ModelFacts:
+        """What a launch must know of a model; all unknown for a path that was not scanned."""
+        found = self._snapshot.by_path.get(path)
+        if found is None or not isinstance(found.header, Header):
+            return ModelFacts()
+        return ModelFacts(nextn_layers=found.header.nextn_layers, context_length=found.header.context_length)
+
+    def model_file(self, text: str) -> Path | None:
+        """The scanned GGUF file (projector, adapter, draft model ...) that a user's text names, or None.
+
+        Takes an absolute path, a path relative to a model folder, or a file name that is there only once.
+        """
+        snapshot = self._snapshot
+        if os.path.isabs(text):
+            candidates = [Path(os.path.normpath(text))]
+        else:
+            candidates = [Path(os.path.normpath(folder / text)) for folder in self._folders]
+        for path in candidates:
+            if path in snapshot.scan.files:
+                return path
+        named = snapshot.by_file_name.get(text, ())
+        return named[0] if len(named) == 1 else None
+
+    def _found(self, path: Path) -> Found:
+        found = self._snapshot.by_path.get(path)
+        if found is None:
+            raise NotFound(
+                f"'{path}' is not a model below MODELS_DIR; check the path, or rescan if it is new"
+            )
+        return found
+
+    # --- presets -------------------------------------------------------------------------------------
+
+    def preset(self, model_path: Path) -> dict[str, Any] | None:
+        """The preset of a model file, or None."""
+        return self._presets.get(model_path)
+
+    def presets(self) -> dict[str, dict[str, Any]]:
+        """All presets by model path."""
+        return self._presets.all()
+
+    def put_preset(self, model_path: Path, values: Mapping[str, Any], actor: str) -> dict[str, Any]:
+        """Validate and store a preset (launch options, ``favorite``, ``note``), in place of an earlier one.
+
+        :raises InvalidField: names the field.
+        """
+        preset = self._presets.put(model_path, values)
+        self._tell(model_path, "saved", actor)
+        return preset
+
+    def delete_preset(self, model_path: Path, actor: str) -> bool:
+        """Delete a preset; False if there was none."""
+        deleted = self._presets.delete(model_path)
+        if deleted:
+            self._tell(model_path, "deleted", actor)
+        return deleted
+
+    def refresh_presets(self) -> None:
+        """Take in what other managers on the same store changed. Blocks."""
+        self._presets.refresh()
+
+    def _tell(self, model_path: Path, what: str, actor: str) -> None:
+        if self._events is None:
+            return
+        try:
+            name = self.by_path(model_path).name
+        except NotFound:  # a preset outlives its file, for a model that is deleted and downloaded again
+            name = model_path.stem.lower()
+        self._events.publish("presets", what, {"model": name}, actor=actor, reason=f"the preset was {what}")
+
+
+def _snapshot(result: Scan) -> _Snapshot:
+    by_file_name: dict[str, tuple[Path, ...]] = {}
+    for path in result.files:
+        by_file_name[path.name] = (*by_file_name.get(path.name, ()), path)
+    return _Snapshot(
+        scan=result,
+        models=tuple(found.view for found in result.found),
+        by_name={found.view.name: found for found in result.found},
+        by_path={path: found for found in result.found for path in found.view.files},
+        runnable=tuple(found.view.name for found in result.found if found.view.runnable),
+        by_file_name=by_file_name,
+    )

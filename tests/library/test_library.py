@@ -1,0 +1,384 @@
+"""The library: what is below MODELS_DIR, found by name and path, with presets that last."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamaman.core.config import Config
+from llamaman.core.launch import ModelFacts
+from llamaman.core.store import Changes, Delete, Document, Put
+from llamaman.errors import InvalidField, ModelNotFound, NotFound
+from llamaman.library import Library, gguf
+from llamaman.library import scan as scanning
+from llamaman.testing import write_tiny_model
+
+
+class MemoryStore:
+    """The Store contract in a dictionary, as far as presets use it."""
+
+    def __init__(self) -> None:
+        self.documents: dict[str, Document] = {}
+
+    def get(self, collection: str, key: str) -> Document | None:
+        return self.documents.get(key)
+
+    def list(self, collection: str) -> Any:
+        return list(self.documents.values())
+
+    def put(self, collection: str, key: str, value: Any, *, expected: int | None = None) -> int:
+        self.documents[key] = Document(key, len(self.documents) + 1, value)
+        return len(self.documents)
+
+    def delete(self, collection: str, key: str, *, expected: int | None = None) -> bool:
+        return self.documents.pop(key, None) is not None
+
+    def batch(self, collection: str, operations: Sequence[Put | Delete]) -> Any:
+        raise NotImplementedError
+
+    def watch(self, collection: str, since: int) -> Changes:
+        return Changes(1, tuple(self.documents.values()), (), resync=since == 0)
+
+    def probe(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Events:
+    def __init__(self) -> None:
+        self.seen: list[tuple[str, str, Any]] = []
+
+    def publish(self, topic: str, kind: str, data: Mapping[str, Any], *, actor: str, reason: str) -> None:
+        self.seen.append((topic, kind, data))
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model") / "tiny.gguf")
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> Path:
+    (tmp_path / "models").mkdir()
+    return tmp_path / "models"
+
+
+def opened(*folders: Path, store: MemoryStore | None = None, **more: Any) -> Library:
+    environ = {"LLAMAMAN_NODE_NAME": "srv1", "MODELS_DIR": ":".join(str(folder) for folder in folders)}
+    library = Library(Config.from_environ(environ), store or MemoryStore(), **more)
+    library.rescan()
+    return library
+
+
+def names(library: Library) -> list[str]:
+    return [model.name for model in library.models()]
+
+
+def copy(source: Path, target: Path) -> Path:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(source, target)
+    return target
+
+
+class TestScan:
+    def test_a_model_is_described(self, models: Path, tiny: Path) -> None:
+        path = copy(tiny, models / "sub" / "Tiny-Q8_0.GGUF")
+        (model,) = opened(models).models()
+        assert (model.name, model.path, model.files) == ("tiny-q8_0", path, (path,))
+        assert (model.kind, model.runnable, model.quant) == ("gguf", True, "Q8_0")
+        assert (model.size, model.modified) == (path.stat().st_size, path.stat().st_mtime)
+        assert (model.embedding, model.context_length) == (False, 16_384)
+
+    def test_an_embedding_model_is_known_by_its_header(self, models: Path) -> None:
+        write_tiny_model(models / "e.gguf", embedding=True)
+        assert opened(models).find("e").embedding
+
+    def test_without_a_quantisation_in_the_name_the_file_type_counts(self, models: Path, tiny: Path) -> None:
+        copy(tiny, models / "plain.gguf")
+        library = opened(models)
+        header = library.header(models / "plain.gguf")
+        assert header is not None
+        assert library.find("plain").quant == header.quant
+        assert header.quant is not None
+
+    def test_a_set_of_shards_is_one_model(self, models: Path, tiny: Path) -> None:
+        paths = tuple(copy(tiny, models / f"big-0000{number}-of-00003.gguf") for number in (1, 2, 3))
+        library = opened(models)
+        (model,) = library.models()
+        assert (model.name, model.path, model.files) == ("big", paths[0], paths)
+        assert model.size == 3 * tiny.stat().st_size
+        assert library.by_path(paths[2]) == model
+
+    @pytest.mark.parametrize("present", [(1, 3), (2, 3), (1,)])
+    def test_a_set_with_missing_shards_cannot_run(
+        self, models: Path, tiny: Path, present: tuple[int, ...]
+    ) -> None:
+        for number in present:
+            copy(tiny, models / f"big-0000{number}-of-00003.gguf")
+        library = opened(models)
+        (model,) = library.models()
+        assert (model.name, model.runnable) == ("big", False)
+        assert f"{len(present)} of its 3 files" in (library.reason(model.path) or "")
+
+    def test_a_renamed_shard_cannot_run(self, models: Path) -> None:
+        write_tiny_model(models / "a.gguf", metadata={"split.count": 3})
+        assert not opened(models).find("a").runnable
+
+    def test_projectors_and_adapters_are_files_but_not_models(self, models: Path, tiny: Path) -> None:
+        copy(tiny, models / "mmproj-model-f16.gguf")
+        write_tiny_model(models / "lora.gguf", metadata={"general.type": "adapter"})
+        library = opened(models)
+        assert library.models() == ()
+        assert library.model_file("lora.gguf") == models / "lora.gguf"
+
+    def test_a_broken_file_is_listed_and_says_why_it_cannot_run(self, models: Path) -> None:
+        (models / "bad.gguf").write_bytes(b"this is no model")
+        library = opened(models)
+        assert not library.find("bad").runnable
+        assert "not a GGUF file" in (library.reason(models / "bad.gguf") or "")
+        assert library.header(models / "bad.gguf") is None
+        assert library.facts(models / "bad.gguf") == ModelFacts()
+
+    def test_a_huggingface_folder_is_listed_as_not_runnable(self, models: Path, tiny: Path) -> None:
+        (models / "Llama-3").mkdir()
+        (models / "Llama-3" / "config.json").write_text("{}")
+        (models / "Llama-3" / "model.safetensors").write_bytes(b"x" * 100)
+        copy(tiny, models / "with-gguf" / "m.gguf")
+        (models / "with-gguf" / "config.json").write_text("{}")
+        library = opened(models)
+        assert names(library) == ["llama-3", "m"]
+        model = library.find("llama-3")
+        assert (model.kind, model.runnable, model.size) == ("hf", False, 102)
+        assert "HuggingFace" in (library.reason(model.path) or "")
+
+    def test_the_second_file_of_a_stem_gets_its_folder_as_prefix(self, models: Path, tiny: Path) -> None:
+        copy(tiny, models / "x" / "a.gguf")
+        copy(tiny, models / "y" / "A.gguf")
+        assert names(opened(models)) == ["a", "y-a"]
+
+    def test_several_folders_are_scanned_in_order(self, tmp_path: Path, tiny: Path) -> None:
+        copy(tiny, tmp_path / "one" / "a.gguf")
+        copy(tiny, tmp_path / "two" / "a.gguf")
+        library = opened(tmp_path / "two", tmp_path / "one")
+        assert library.find("a").path == tmp_path / "two" / "a.gguf"
+        assert library.find("one-a").path == tmp_path / "one" / "a.gguf"
+
+    def test_links_are_named_by_the_link_and_loops_end(self, models: Path, tiny: Path) -> None:
+        (models / "linked.gguf").symlink_to(tiny)
+        (models / "dangling.gguf").symlink_to(models / "nothing")
+        (models / "loop").symlink_to(models)
+        assert names(opened(models)) == ["linked"]
+
+    def test_odd_entries_are_passed_over(self, models: Path, tiny: Path) -> None:
+        os.mkfifo(models / "fifo.gguf")
+        (models / "folder.gguf").mkdir()
+        (models / "notes.txt").write_text("x")
+        (models / ".hidden").mkdir()
+        copy(tiny, models / ".hidden" / "h.gguf")
+        copy(tiny, models / "bad\nname.gguf")
+        (models / os.fsdecode(b"latin-\xe9.gguf")).write_bytes(b"x")
+        copy(tiny, models / "good.gguf")
+        library = opened(models)
+        assert names(library) == ["good"]
+        assert len(library.problems) == 2
+
+    def test_a_missing_folder_is_a_problem_and_not_an_error(self, tmp_path: Path, tiny: Path) -> None:
+        library = opened(tmp_path / "later")
+        assert library.models() == ()
+        assert "later" in library.problems[0]
+        copy(tiny, tmp_path / "later" / "a.gguf")
+        assert library.refresh()
+        assert names(library) == ["a"]
+
+
+class TestRescan:
+    def test_many_files_cost_one_look_at_each_header(
+        self, models: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        data = tiny.read_bytes()
+        for number in range(500):
+            (models / f"m{number:03}.gguf").write_bytes(data[:60_000])
+            os.truncate(models / f"m{number:03}.gguf", 1 << 30)
+        read = [0, 0]
+        real = os.pread
+
+        def counting(descriptor: int, size: int, offset: int) -> bytes:
+            part = real(descriptor, size, offset)
+            read[0] += 1
+            read[1] += len(part)
+            return part
+
+        monkeypatch.setattr(gguf.os, "pread", counting)
+        library = opened(models)
+        assert len(library.models()) == 500
+        assert read[1] <= 500 * (256 << 10)
+        read[:] = [0, 0]
+        assert not library.refresh()
+        library.rescan()
+        assert read == [0, 0]
+
+    def test_refresh_sees_every_kind_of_change(self, models: Path, tiny: Path) -> None:
+        library = opened(models)
+        copy(tiny, models / "sub" / "a.gguf")
+        assert library.refresh()
+        assert names(library) == ["a"]
+        write_tiny_model(models / "sub" / "a.gguf", context_length=99)  # the same file, rewritten in place
+        assert library.refresh()
+        assert library.find("a").context_length == 99
+        (models / "sub" / "a.gguf").unlink()
+        assert library.refresh()
+        assert library.models() == ()
+        assert not library.refresh()
+
+    def test_a_change_is_told(self, models: Path, tiny: Path) -> None:
+        events = Events()
+        library = opened(models, events=events)
+        copy(tiny, models / "a.gguf")
+        library.rescan()
+        library.rescan()
+        assert events.seen == [("models", "changed", {"added": ["a"], "removed": []})]
+
+    def test_readers_see_whole_snapshots_while_scans_run(self, models: Path, tiny: Path) -> None:
+        copy(tiny, models / "a.gguf")
+        library = opened(models)
+        stop = threading.Event()
+        failures: list[BaseException] = []
+
+        def read() -> None:
+            try:
+                while not stop.is_set():
+                    assert library.find("a").path == models / "a.gguf"
+                    assert library.by_path(models / "a.gguf").name == "a"
+            except BaseException as error:
+                failures.append(error)
+
+        threads = [threading.Thread(target=read) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for number in range(20):
+            copy(tiny, models / f"b{number}.gguf")
+            library.rescan()
+        stop.set()
+        for thread in threads:
+            thread.join()
+        assert failures == []
+
+    def test_too_many_entries_end_the_listing_and_not_the_program(
+        self, models: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in range(5):
+            copy(tiny, models / f"m{number}.gguf")
+        monkeypatch.setattr(scanning, "MAX_ENTRIES", 3)
+        library = opened(models)
+        assert len(library.models()) == 3
+        assert "more than 3 files" in library.problems[0]
+
+
+class TestLookUp:
+    def test_by_name_and_path(self, models: Path, tiny: Path) -> None:
+        path = copy(tiny, models / "Qwen-7B-Q4_K_M.gguf")
+        library = opened(models)
+        assert library.find("qwen-7b:latest") == library.by_path(path) == library.models()[0]
+        with pytest.raises(ModelNotFound):
+            library.find("llama")
+        for other in (models, models / "x.gguf", Path("/etc/passwd"), models / ".." / "models" / path.name):
+            with pytest.raises(NotFound):
+                library.by_path(other)
+
+    def test_facts_for_a_launch(self, models: Path, tiny: Path) -> None:
+        copy(tiny, models / "a.gguf")
+        write_tiny_model(models / "b.gguf", metadata={"llama.nextn_predict_layers": 1})
+        library = opened(models)
+        assert library.facts(models / "a.gguf") == ModelFacts(nextn_layers=0, context_length=16_384)
+        assert library.facts(models / "b.gguf").nextn_layers == 1
+
+    def test_model_files_by_what_a_user_writes(self, models: Path, tiny: Path) -> None:
+        path = copy(tiny, models / "sub" / "mm.gguf")
+        for name in ("x", "y"):
+            copy(tiny, models / name / "twice.gguf")
+        library = opened(models)
+        for text in (str(path), "sub/mm.gguf", "mm.gguf", "sub/../sub/mm.gguf"):
+            assert library.model_file(text) == path
+        for text in ("twice.gguf", "", ".", "../etc/passwd", "/etc/passwd", "sub", "nul\0"):
+            assert library.model_file(text) is None
+
+
+class TestPresets:
+    def test_a_preset_lasts(self, models: Path, tiny: Path) -> None:
+        path = copy(tiny, models / "a.gguf")
+        store = MemoryStore()
+        library = opened(models, store=store)
+        assert library.preset(path) is None
+        library.put_preset(path, {"ctx_size": 512, "favorite": True, "note": "two\nlines"}, "key:a")
+        kept = {"ctx_size": 512, "favorite": True, "note": "two\nlines"}
+        again = opened(models, store=store)
+        assert again.preset(path) == kept
+        assert again.presets() == {str(path): kept}
+        assert again.delete_preset(path, "key:a")
+        assert not again.delete_preset(path, "key:a")
+        assert opened(models, store=store).preset(path) is None
+
+    @pytest.mark.parametrize(
+        ("values", "field"),
+        [
+            ({"idle_timeout_min": "x"}, "idle_timeout_min"),
+            ({"ctx_size": 0}, "ctx_size"),
+            ({"nonsense": 1}, "nonsense"),
+            ({"favorite": "yes"}, "favorite"),
+            ({"note": 1}, "note"),
+            ({"note": "x" * 4097}, "note"),
+            ({"extra_args": "--host x"}, "extra_args"),
+            ({"extra_args": "--brand-new"}, "extra_args"),
+            ({"extra_args": "--lora /etc/passwd"}, "extra_args"),
+            ({"mmproj": "/etc/passwd"}, "mmproj"),
+        ],
+    )
+    def test_a_wrong_preset_is_refused_and_the_old_one_stays(
+        self, models: Path, tiny: Path, values: dict[str, Any], field: str
+    ) -> None:
+        path = copy(tiny, models / "a.gguf")
+        library = opened(models)
+        library.put_preset(path, {"ctx_size": 1}, "key:a")
+        with pytest.raises(InvalidField) as caught:
+            library.put_preset(path, values, "key:a")
+        assert caught.value.field == field
+        assert library.preset(path) == {"ctx_size": 1}
+
+    def test_an_administrator_may_allow_unlisted_arguments(self, models: Path, tiny: Path) -> None:
+        library = opened(models, allow_unlisted=lambda: True)
+        library.put_preset(copy(tiny, models / "a.gguf"), {"extra_args": "--brand-new"}, "key:a")
+
+    def test_a_stored_preset_with_a_bad_field_keeps_its_good_ones(self, models: Path) -> None:
+        store = MemoryStore()
+        store.put("presets", "/m/a.gguf", {"ctx_size": "x", "threads": 2, "gone": 1, "note": "n"})
+        store.put("presets", "/m/b.gguf", "nonsense")
+        library = opened(models, store=store)
+        assert library.preset(Path("/m/a.gguf")) == {"threads": 2, "note": "n"}
+        assert library.preset(Path("/m/b.gguf")) == {}
+        assert store.documents["/m/a.gguf"].value["gone"] == 1
+
+    def test_what_a_caller_does_to_an_answer_changes_nothing(self, models: Path, tiny: Path) -> None:
+        path = copy(tiny, models / "a.gguf")
+        library = opened(models)
+        library.put_preset(path, {"ctx_size": 1}, "key:a")
+        preset = library.preset(path)
+        assert preset is not None
+        preset["ctx_size"] = 2
+        assert library.preset(path) == {"ctx_size": 1}
+
+    def test_changes_are_told(self, models: Path, tiny: Path) -> None:
+        events = Events()
+        path = copy(tiny, models / "a.gguf")
+        library = opened(models, events=events)
+        library.put_preset(path, {}, "key:a")
+        library.delete_preset(path, "key:a")
+        assert events.seen[-2:] == [
+            ("presets", "saved", {"model": "a"}),
+            ("presets", "deleted", {"model": "a"}),
+        ]
