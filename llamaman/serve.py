@@ -15,26 +15,26 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from llamaman.builtin import BuiltIn
-from llamaman.core import discovery, planner, storage
+from llamaman.core import discovery, facade, planner, storage
 from llamaman.core.admission import Policy
 from llamaman.core.api_keys import Keys
 from llamaman.core.config import Config
 from llamaman.core.datadir import open_data_dir
 from llamaman.core.events import Events
+from llamaman.core.facade import Facades
 from llamaman.core.hooks import Hooks
 from llamaman.core.instance import Instance
 from llamaman.core.instances import Instances, Parts
 from llamaman.core.jobs import Jobs
 from llamaman.core.kernel import Kernel
-from llamaman.core.launch import ModelFacts
 from llamaman.core.ports import PortPool
 from llamaman.core.redact import install_logging
 from llamaman.core.secrets import root_secret
 from llamaman.core.settings import Settings
-from llamaman.core.settings_table import SETTINGS
+from llamaman.core.settings_table import CORE_SETTINGS
 from llamaman.dashboard.server import DashboardServer
 from llamaman.errors import ConfigError, LlamaManError, StoreCorrupt
 from llamaman.gateway import pipeline as gateway
@@ -50,9 +50,10 @@ from llamaman.gateway.native import Native
 from llamaman.gateway.pool import Pools
 from llamaman.gateway.upstream import Address, Upstream
 from llamaman.library.library import Library
-from llamaman.records import Exit, RouteSet, Runtime, StreamRoute
+from llamaman.records import Exit, Job, RouteSet, Runtime, StreamRoute
 from llamaman.runtimes import logfiles
 from llamaman.runtimes.causes import cause
+from llamaman.version import __version__
 
 log = logging.getLogger("llamaman")
 
@@ -105,9 +106,9 @@ def _build_kernel(config: Config) -> Kernel:
     data_dir = open_data_dir(config.data_dir, config.node_name)
     logfiles.prepare_folder(config.logs_dir)
     secrets = root_secret(config.data_dir, config.secret_key)
-    hooks = Hooks(trace=config.trace_plugins)
+    hooks = Hooks(trace=config.trace_plugins, strict=config.strict)
     store = storage.open_store(config, hooks)
-    hooks.register(BuiltIn(config), "llamaman")
+    hooks.register("llamaman", BuiltIn(config), own=True)
     plugins = discovery.load(
         hooks,
         disabled=config.plugins_disabled,
@@ -118,14 +119,21 @@ def _build_kernel(config: Config) -> Kernel:
         if record.state == "broken":
             log.error("plugin %s is broken: %s", record.name, record.reason)
     events = Events()
-    settings = Settings(node=config.node_name, events=events, environ=os.environ)
-    settings.declare(SETTINGS, "llamaman")
-    for owner, declared in hooks.setting_declare():
-        settings.declare(declared, owner)
+    settings = Settings(config.node_name, events=events, environ=os.environ)
+    settings.declare(CORE_SETTINGS, "llamaman")
+    for contribution in hooks.setting_declare():
+        settings.declare([contribution.value], contribution.plugin)
     settings.seal(store)
     keys = Keys(store, events)
     keys.ensure_bootstrap(config.bootstrap_api_key)
-    return Kernel(
+    library = Library(
+        config,
+        store,
+        events=events,
+        allow_unlisted=lambda: bool(settings.get("launch.allow_unlisted_args")),
+    )
+    collections = {given.value.name: given.plugin for given in hooks.collection_declare()}
+    kernel = Kernel(
         config=config,
         data_dir=data_dir,
         secrets=secrets,
@@ -134,12 +142,25 @@ def _build_kernel(config: Config) -> Kernel:
         hooks=hooks,
         settings=settings,
         keys=keys,
-        library=Library(config, store),
+        library=library,
         jobs=Jobs(),
-        runtimes={runtime.name: runtime for runtime in hooks.runtime_register()},
+        runtimes={given.value.name: given.value for given in hooks.runtime_register()},
         plugins=plugins,
         started_at=time.time(),
     )
+    kernel.facades = Facades(
+        facade.Services(
+            node=config.node_name,
+            version=__version__,
+            setting=settings.get,
+            models=library.models,
+            instances=lambda: kernel.instances.views(),  # noqa: PLW0108 - the registry is made after the façade
+            events=events,
+            store=lambda: store,
+            owner_of_collection=collections.get,
+        )
+    )
+    return kernel
 
 
 class House:
@@ -196,7 +217,11 @@ class House:
             from llamaman.dashboard.app import create_app
 
             return create_app(
-                kernel, secret, plugin_routes=route_sets, loop_routes=lambda: loop_rows, on_broken=self._broken
+                kernel,
+                secret,
+                plugin_routes=route_sets,
+                loop_routes=lambda: loop_rows,
+                on_broken=self._broken,
             )
 
         self._dashboard = DashboardServer(make_app, self._runtime_dir)
@@ -211,9 +236,11 @@ class House:
             tables, self._pipeline, kernel.keys, lambda: bool(kernel.settings.get("require_auth")), hop
         )
         loop = asyncio.get_running_loop()
-        kernel.keys.on_revoke(
-            lambda key_id: loop.call_soon_threadsafe(self._pipeline.exchanges.revoke, key_id)
-        )
+
+        def revoked(key_id: str) -> None:
+            loop.call_soon_threadsafe(self._pipeline.exchanges.revoke, key_id)
+
+        kernel.keys.on_revoke(revoked)
         await asyncio.to_thread(kernel.library.rescan)
         await kernel.instances.boot()
         await self._listeners.open(Surface("proxy"), host=config.host, port=config.proxy_port)
@@ -223,7 +250,7 @@ class House:
         )
         self._dashboard.start()
         self._start_jobs()
-        kernel.hooks.startup(kernel)
+        kernel.hooks.startup(kernel.facades)
         log.info(
             "LlamaMan serves: management http://%s:%d, proxy http://%s:%d",
             config.host,
@@ -232,12 +259,14 @@ class House:
             config.proxy_port,
         )
         if config.host in ("0.0.0.0", "::"):
-            log.warning("listening on every address of this machine; set LLAMAMAN_HOST=127.0.0.1 to narrow it")
+            log.warning(
+                "listening on every address of this machine; set LLAMAMAN_HOST=127.0.0.1 to narrow it"
+            )
 
     async def close(self) -> None:
         """The reverse of :meth:`open`."""
         kernel = self._kernel
-        kernel.hooks.shutdown(kernel)
+        await asyncio.to_thread(kernel.hooks.shutdown, kernel.facades)
         await asyncio.to_thread(kernel.jobs.stop)
         await kernel.instances.shutdown(stop_engines=True)
         await self._listeners.shutdown(SHUTDOWN_GRACE_S)
@@ -258,10 +287,13 @@ class House:
             for view in kernel.instances.views():
                 logfiles.rotate_if_large(view.log_path)
 
-        kernel.jobs.add("llamaman", "rotate-logs", ROTATE_EVERY_S, rotate)
-        kernel.jobs.add("llamaman", "rescan-models", RESCAN_EVERY_S, kernel.library.rescan)
-        for owner, job in kernel.hooks.job_declare():
-            kernel.jobs.add(owner, job.name, job.every_s, job.run)
+        def rescan() -> None:
+            kernel.library.rescan()
+
+        kernel.jobs.add(Job("rotate-logs", ROTATE_EVERY_S, rotate), "llamaman")
+        kernel.jobs.add(Job("rescan-models", RESCAN_EVERY_S, rescan), "llamaman")
+        for given in kernel.hooks.job_declare():
+            kernel.jobs.add(given.value, given.plugin)
         kernel.jobs.start()
 
 
@@ -271,14 +303,13 @@ def _sort_routes(
     dialects: list[tuple[str, Dialect]] = []
     streams: list[tuple[str, StreamRoute]] = []
     route_sets: dict[str, list[RouteSet]] = {}
-    for owner, routes in kernel.hooks.route_register(kernel):
-        for route in routes:
-            if isinstance(route, RouteSet):
-                route_sets.setdefault(owner, []).append(route)
-            elif isinstance(route, StreamRoute):
-                streams.append((owner, route))
-            else:
-                dialects.append((owner, route))
+    for given in kernel.hooks.route_register(kernel.facades):
+        if isinstance(given.value, RouteSet):
+            route_sets.setdefault(given.plugin, []).append(given.value)
+        elif isinstance(given.value, StreamRoute):
+            streams.append((given.plugin, given.value))
+        else:
+            dialects.append((given.plugin, cast(Dialect, given.value)))
     return dialects, streams, route_sets
 
 
@@ -294,12 +325,6 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
             openai_may_evict_managed=settings.get("allow_openai_api_evict_managed"),
         )
 
-    def model_facts(path: Path) -> ModelFacts:
-        return library.facts(path)
-
-    def preset(path: Path) -> Mapping[str, Any] | None:
-        return library.preset(path)
-
     def diagnose(instance: Instance, exit_: Exit) -> tuple[str, str]:
         lines: list[str] = []
         with contextlib.suppress(OSError):  # a log that cannot be read must not hide the exit
@@ -313,9 +338,9 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
             node=config.node_name,
             install=kernel.data_dir.install_id,
             gpu_devices=config.llama_gpu_devices,
-            model_facts=model_facts,
+            model_facts=library.facts,
             model_file=library.model_file,
-            preset=preset,
+            preset=library.preset,
             runtimes=lambda: _usable(kernel.runtimes, config.runtime),
             instance_key=kernel.secrets.instance_key,
             allow_unlisted=lambda: settings.get("launch.allow_unlisted_args"),
@@ -327,6 +352,7 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
         internal_ports=PortPool(config.internal_port_range_start, config.internal_port_range_end),
         logs_dir=config.logs_dir,
         model_at=library.by_path,
+        why_not_runnable=library.reason,
         policy=policy,
         managed_idle_timeout_s=config.idle_timeout_min * 60,
         load_timeout_s=config.model_load_timeout,

@@ -28,7 +28,7 @@ from llamaman.core.instance import Instance
 from llamaman.core.ports import PortPool
 from llamaman.core.store import Store
 from llamaman.core.supervisor import Services, Supervisor, unavailable
-from llamaman.errors import Conflict, LlamaManError, ModelUnavailable, NotFound, PortTaken
+from llamaman.errors import Conflict, InvalidField, LlamaManError, ModelUnavailable, NotFound, PortTaken
 from llamaman.records import (
     Exit,
     Handle,
@@ -84,6 +84,7 @@ class Parts:
     internal_ports: PortPool
     logs_dir: Path
     model_at: Callable[[Path], ModelView]
+    why_not_runnable: Callable[[Path], str | None]
     policy: Callable[[], Policy]
     managed_idle_timeout_s: float
     load_timeout_s: float
@@ -335,6 +336,9 @@ class Instances:
 
     async def _launch(self, request: LaunchRequest, actor: str, launcher: Launcher) -> InstanceView:
         model = self._p.model_at(request.model_path)
+        if not model.runnable:
+            reason = self._p.why_not_runnable(model.path) or "llama.cpp cannot run it"
+            raise InvalidField("model_path", f"model '{model.name}' cannot be launched: {reason}")
         resolved = await self._in(self._starts, planner.resolve, model.path, request.options, self._p.sources)
         await self._admit(
             launcher,
@@ -567,6 +571,9 @@ class Instances:
         return own or (self._p.managed_idle_timeout_s if instance.managed else 0.0)
 
     def _changed(self, instance: Instance, previous: State | None) -> None:
+        log.info(
+            "instance %s (%s): %s: %s", instance.id[:8], instance.model, instance.state.value, instance.reason
+        )
         self._publish(instance, previous, instance.state.value, instance.actor)
         for listener in self._listeners:
             listener(instance)

@@ -14,6 +14,7 @@ from llamaman.core.auth import Keys
 from llamaman.core.config import Config
 from llamaman.core.datadir import DataDir
 from llamaman.core.events import Events
+from llamaman.core.facade import Facades
 from llamaman.core.hooks import Hooks
 from llamaman.core.instances import Instances
 from llamaman.core.jobs import Jobs
@@ -42,6 +43,7 @@ class Kernel:
     plugins: Sequence[PluginRecord]
     started_at: float
     instances: Instances = field(init=False)
+    facades: Facades = field(init=False)
 
     def setting(self, name: str) -> Any:
         """The value of a setting now."""

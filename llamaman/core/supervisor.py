@@ -34,7 +34,7 @@ MOST_RESTARTS = 5
 STEADY_S = 300.0
 
 _RUNNING = frozenset({State.READY, State.DRAINING})
-_LOADING = frozenset({State.QUEUED, State.PREPARING, State.STARTING})
+_LOADING = frozenset({State.PREPARING, State.STARTING})
 
 Run = Callable[..., Awaitable[Any]]
 

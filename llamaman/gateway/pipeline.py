@@ -20,6 +20,7 @@ from llamaman.access import Access
 from llamaman.core.auth import Keys, allows_model, authorise
 from llamaman.core.hooks import Hooks
 from llamaman.core.instance import Instance
+from llamaman.core.library_contract import Library
 from llamaman.errors import (
     EngineDied,
     Forbidden,
@@ -65,19 +66,6 @@ MAX_ANSWER = 64 * 1024 * 1024
 MAX_EVENT = 8 * 1024 * 1024
 _SUSPICIOUS_FAILURES = 3
 _PROGRESS = {"stream": True, "return_progress": True}
-
-
-class Library(Protocol):
-    """What the pipeline asks about models."""
-
-    def models(self) -> tuple[ModelView, ...]:
-        """All of them."""
-
-    def find(self, name: str) -> ModelView:
-        """One by name; raises ModelNotFound."""
-
-    def by_path(self, path: Any) -> ModelView:
-        """One by file; raises NotFound."""
 
 
 class Registry(Protocol):

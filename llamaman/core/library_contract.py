@@ -1,0 +1,38 @@
+"""What the kernel and the gateway ask about models; ``llamaman.library`` answers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from llamaman.core.launch import ModelFacts
+from llamaman.records import ModelView
+
+
+class Library(Protocol):
+    """Snapshots in memory: every method but ``rescan`` and ``facts`` may be called on the event loop."""
+
+    def models(self) -> tuple[ModelView, ...]:
+        """All models, as of the last scan."""
+
+    def find(self, name: str) -> ModelView:
+        """One by name; raises ModelNotFound."""
+
+    def by_path(self, path: Path) -> ModelView:
+        """One by file; raises NotFound."""
+
+    def reason(self, path: Path) -> str | None:
+        """Why a model cannot run, or None if it can."""
+
+    def preset(self, model_path: Path) -> Mapping[str, Any] | None:
+        """Its saved launch options, or None."""
+
+    def facts(self, path: Path) -> ModelFacts:
+        """What its header says. May read the file."""
+
+    def model_file(self, text: str) -> Path | None:
+        """The scanned file that a path names, or None."""
+
+    def rescan(self) -> object:
+        """Look at the disk again."""
