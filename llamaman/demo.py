@@ -25,6 +25,7 @@ from typing import Any
 from llamaman import demo_server
 from llamaman.demo_model import DemoModel, NoModel, find_or_get
 from llamaman.demo_server import DemoFailed
+from llamaman.runtimes.engines import find_binary
 from llamaman.runtimes.openmp import engine_environment
 
 QUESTION = "What is a llama?"
@@ -188,9 +189,14 @@ def free_port(host: str, wanted: int, what: str) -> int:
 
 def engine(place: Place) -> str:
     """The engine that will run, in words. Raises DemoFailed when there is none."""
-    binary = place.environment.get("LLAMA_SERVER_BIN")
-    if binary:
-        return f"llama-server at {binary} (LLAMA_SERVER_BIN)"
+    configured = place.environment.get("LLAMA_SERVER_BIN")
+    binary = find_binary(Path(configured) if configured else None)
+    if binary is not None:
+        return f"llama-server at {binary}"
+    if configured:
+        raise DemoFailed(
+            f"LLAMA_SERVER_BIN names {configured}, which cannot be executed: correct or unset it"
+        )
     probe = "import xllamacpp, importlib.metadata as m; print(m.version('xllamacpp'))"
     environment = {**place.environment, **engine_environment()}
     found = subprocess.run(
