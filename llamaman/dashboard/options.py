@@ -15,4 +15,6 @@ def check_options(kernel: Services, given: Mapping[str, Any], *, partial: bool =
     :raises InvalidField: naming the field.
     """
     allow_unlisted = bool(kernel.settings.get("launch.allow_unlisted_args"))
-    return launch.validate(given, partial=partial, allow_unlisted=allow_unlisted)
+    return launch.validate(
+        given, partial=partial, allow_unlisted=allow_unlisted, model_file=kernel.library.model_file
+    )

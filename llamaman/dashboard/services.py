@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from llamaman.core.config import Config
     from llamaman.core.events import Events
     from llamaman.core.settings import Settings
-    from llamaman.library import Library
+    from llamaman.library.library import Library
 
 
 class Instances(Protocol):

@@ -100,7 +100,5 @@ def last_lines(path: Path, count: int = LAST_LINES) -> list[str]:
 
 def frame(lines: list[str]) -> bytes:
     """One event."""
-    return (
-        b'data: {"lines":%b}\n\n'
-        % json.dumps([redact(line) for line in lines], ensure_ascii=False, separators=(",", ":")).encode()
-    )
+    text = json.dumps([redact(line) for line in lines], ensure_ascii=False, separators=(",", ":"))
+    return b'data: {"lines":%b}\n\n' % text.encode()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
 
 from flask import Blueprint, Response, jsonify, request
 
@@ -11,20 +10,17 @@ from llamaman.access import Access, access
 from llamaman.core.auth import allows
 from llamaman.dashboard.http import identity
 from llamaman.dashboard.services import Services
-from llamaman.dashboard.shapes import plain, plugin_object
+from llamaman.dashboard.shapes import plugin_object
 from llamaman.dashboard.system import SystemMeter
 from llamaman.errors import InvalidField
 from llamaman.records import RouteSet
 from llamaman.version import __version__
 
-if TYPE_CHECKING:
-    from llamaman.core.events import Event
-
 #: What `/api/version` answers: clients of Ollama's API compare it with the features they need.
 OLLAMA_VERSION = "0.32.0"
 
 #: Topics that VIEW may read; every other topic is ADMIN's.
-VIEW_TOPICS = frozenset({"instances", "library"})
+VIEW_TOPICS = frozenset({"instances", "models", "presets"})
 INSTANCE_TOPIC = "instances"
 MAX_EVENTS = 500
 
@@ -66,26 +62,13 @@ def routes(kernel: Services, all_routes: Callable[[], Sequence[dict[str, str]]])
         topic = request.args.get("topic", INSTANCE_TOPIC)
         if topic not in VIEW_TOPICS and not allows(identity(), Access.ADMIN):
             raise InvalidField("topic", f"topic must be one of {', '.join(sorted(VIEW_TOPICS))}")
-        events = [event_object(event) for event in kernel.events.since(topic, _since())]
+        events = [event.as_dict() for event in kernel.events.since(topic, _since())]
         instance = request.args.get("instance")
         if instance is not None:
             events = [event for event in events if event["data"].get("instance_id") == instance]
         return jsonify(events[-MAX_EVENTS:])
 
     return RouteSet(blueprint)
-
-
-def event_object(event: Event) -> dict[str, Any]:
-    """One event: what happened, when (epoch seconds), by whom and why."""
-    return {
-        "id": event.id,
-        "topic": event.topic,
-        "kind": event.kind,
-        "at": event.at,
-        "actor": event.actor,
-        "reason": event.reason,
-        "data": plain(event.data),
-    }
 
 
 def _since() -> int:

@@ -23,8 +23,8 @@ from llamaman.records import LaunchRequest, ModelView, RouteSet
 
 #: Fields of a launch body that are not launch options.
 _OF_REQUEST: dict[str, Check] = {
-    "model_path": text(4096),
-    "model": text(256),
+    "model_path": nullable(text(4096)),
+    "model": nullable(text(256)),
     "port": anything,
     "preset": nullable(text(128)),
     "confirm_overcommit": boolean,
@@ -100,9 +100,9 @@ def launch_request(kernel: Services, body: dict[str, Any]) -> LaunchRequest:
     :raises InvalidField: naming the field.
     """
     given = {name: check(name, body[name]) for name, check in _OF_REQUEST.items() if name in body}
-    model = _model(kernel, given)
     port = launch.validate_port(given.get("port"), kernel.config)
     options = check_options(kernel, {name: body[name] for name in body if name not in _OF_REQUEST})
+    model = _model(kernel, given)
     return LaunchRequest(
         model_path=model.path,
         options=options,
@@ -118,14 +118,22 @@ def _model(kernel: Services, given: dict[str, Any]) -> ModelView:
         raise InvalidField("model_path", "model_path is required (or model, its name)")
     field = "model_path" if path else "model"
     try:
-        model = kernel.library.by_path(Path(path)) if path else kernel.library.find(name or "")
+        model = _look_up(kernel, path, name or "")
     except NotFound as error:
-        raise InvalidField(field, f"{field}: {error.message}") from None
+        if not kernel.library.refresh():  # it may have been copied there a moment ago
+            raise InvalidField(field, f"{field}: {error.message}") from None
+        try:
+            model = _look_up(kernel, path, name or "")
+        except NotFound as still:
+            raise InvalidField(field, f"{field}: {still.message}") from None
     if not model.runnable:
-        raise InvalidField(
-            field, f"{field}: '{model.name}' is not a GGUF model, which is what llama.cpp runs"
-        )
+        reason = kernel.library.reason(model.path) or "it cannot be run"
+        raise InvalidField(field, f"{field}: '{model.name}' cannot be launched: {reason}")
     return model
+
+
+def _look_up(kernel: Services, path: str | None, name: str) -> ModelView:
+    return kernel.library.by_path(Path(path)) if path else kernel.library.find(name)
 
 
 def _an_object(name: str, value: Any) -> dict[str, Any]:

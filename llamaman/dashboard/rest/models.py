@@ -24,7 +24,6 @@ def routes(kernel: Services) -> RouteSet:
     @access(Access.MANAGE)
     def rescan_models() -> Response:
         fields({}, optional=True)
-        kernel.library.rescan()
-        return jsonify([model_object(model) for model in kernel.library.models()])
+        return jsonify([model_object(model) for model in kernel.library.rescan()])
 
     return RouteSet(blueprint)

@@ -14,7 +14,6 @@ from flask import Blueprint, Response, jsonify
 from llamaman.access import Access, access
 from llamaman.dashboard.bodies import Check, boolean, text
 from llamaman.dashboard.http import fields, identity, json_body
-from llamaman.dashboard.options import check_options
 from llamaman.dashboard.services import Services
 from llamaman.dashboard.shapes import plain
 from llamaman.errors import InvalidField, NotFound
@@ -43,11 +42,10 @@ def routes(kernel: Services) -> RouteSet:
     @access(Access.MANAGE)
     def put_preset(model_path: str) -> Response:
         body = json_body()
-        kept = {name: check(name, body.pop(name)) for name, check in _KEPT.items() if name in body}
         path = _known(kernel, model_path)
         before = kernel.library.preset(path) or {}
-        kept = {name: before[name] for name in _KEPT if name in before} | kept
-        kernel.library.put_preset(path, check_options(kernel, body) | kept, identity().actor)
+        kept = {name: before[name] for name in _KEPT if name in before}
+        kernel.library.put_preset(path, kept | body, identity().actor)
         return jsonify({"status": "saved"})
 
     @blueprint.patch(_ONE)
