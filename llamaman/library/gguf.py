@@ -181,18 +181,20 @@ class _Reader:
         """Walk over the length prefixes of a string array: the hot loop, over a million turns for some models."""
         unpack = _U64.unpack_from
         while count:
-            chunk, at, end = self._chunk, self._at, len(self._chunk) - 8
-            turns = min(count, _STRIDE)
+            chunk, at, turns = self._chunk, self._at, min(count, _STRIDE)
             done = 0
-            while done < turns and at <= end:
-                size = unpack(chunk, at)[0]
-                if size > MAX_STRING_BYTES:
-                    raise _Broken(f"a string is longer than {MAX_STRING_BYTES} bytes")
-                at += 8 + size
-                done += 1
+            try:
+                for done in range(turns):  # noqa: B007 - the count of whole turns is what the handler needs
+                    at += unpack(chunk, at)[0] + 8
+                done = turns
+            except (struct.error, OverflowError):  # the next length lies beyond the chunk
+                pass
+            # A string that ends far beyond the chunk began within it, so it is about as long as the overhang.
+            if at - len(chunk) > MAX_STRING_BYTES:
+                raise _Broken(f"a string is longer than {MAX_STRING_BYTES} bytes")
             self._at = at
             count -= done
-            if count and at > end:
+            if done < turns:
                 self._fill(8)
             else:
                 self.check_time()

@@ -258,10 +258,10 @@ class TestRescan:
             except BaseException as error:
                 failures.append(error)
 
-        threads = [threading.Thread(target=read) for _ in range(4)]
+        threads = [threading.Thread(target=read) for _ in range(2)]
         for thread in threads:
             thread.start()
-        for number in range(20):
+        for number in range(8):
             copy(tiny, models / f"b{number}.gguf")
             library.rescan()
         stop.set()
