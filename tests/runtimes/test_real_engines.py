@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import signal
@@ -110,35 +111,52 @@ def test_it_says_503_while_it_loads_and_ends_at_once_when_asked_then(
     assert time.monotonic() - begun < 10
 
 
-def test_it_ends_with_status_0_when_asked(real_lab: Lab, engine: Engine) -> None:
+def test_it_ends_when_asked(real_lab: Lab, engine: Engine) -> None:
     handle = real_lab.launch(engine)
     exit_ = real_lab.runtime.stop(handle, 20)
-    assert (exit_.code, exit_.signal) == (0, None)
+    # It answers /health an instant before it takes over the signal, so both are an orderly end.
+    assert exit_.code == 0 or exit_.signal == signal.SIGTERM
 
 
 def test_it_ends_soon_while_it_streams(real_lab: Lab, engine: Engine, slow_model: Path) -> None:
-    # Streamed as the front door asks for every answer: llama-server b11434 does not end at all on SIGTERM while
-    # a request without a stream is open.
+    # Only once the stream has begun: llama-server b11434 waits for ever on SIGTERM while the first result of a
+    # request is still to come, and then only SIGKILL ends it.
     handle = real_lab.launch(engine, model_path=slow_model, flags=("--ctx-size", "8192", "--threads", "1"))
-    outcomes: list[object] = []
+    body = json.dumps(CHAT | {"max_tokens": 6000, "stream": True}).encode()
+    url = f"http://127.0.0.1:{handle.address.port}/v1/chat/completions"
+    request = urllib.request.Request(
+        url, body, {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=20) as answer:
+        assert answer.readline().startswith(b"data: ")
+        exit_ = real_lab.runtime.stop(handle, 15)
+        try:
+            rest = answer.read()
+        except (OSError, http.client.HTTPException):
+            rest = b""
+    assert exit_.code == 0
+    assert b"[DONE]" not in rest
+
+
+def test_it_ends_within_the_grace_time_whatever_it_does(
+    real_lab: Lab, engine: Engine, slow_model: Path
+) -> None:
+    handle = real_lab.launch(engine, model_path=slow_model, flags=("--ctx-size", "8192", "--threads", "1"))
+    failures: list[Exception] = []
 
     def ask() -> None:
         try:
-            answer = real_lab.call(
-                handle, "/v1/chat/completions", CHAT | {"max_tokens": 6000, "stream": True}
-            )
-            outcomes.append("[DONE]" in answer[1])
+            real_lab.call(handle, "/v1/chat/completions", CHAT | {"max_tokens": 6000})
         except Exception as error:
-            outcomes.append(error)
+            failures.append(error)
 
     thread = threading.Thread(target=ask)
     thread.start()
     until(lambda: any(slot["is_processing"] for slot in real_lab.call(handle, "/slots")[1]))
-    exit_ = real_lab.runtime.stop(handle, 15)
-    assert exit_.code == 0
+    exit_ = real_lab.runtime.stop(handle, 1)
+    assert exit_.code == 0 or exit_.signal == signal.SIGKILL
     thread.join(20)
-    assert outcomes != [True]
-    assert len(outcomes) == 1
+    assert len(failures) == 1
 
 
 def test_a_busy_port_ends_it_with_status_1(real_lab: Lab, engine: Engine) -> None:
