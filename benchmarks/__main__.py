@@ -15,7 +15,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from benchmarks import columns, cycles, llamaman_proc, load, processes, report, startup
+from benchmarks import columns, cycles, llamaman_proc, load, report, startup
+from llamaman.testing import processes
 
 T = TypeVar("T")
 FAILURES = (processes.NotReady, llamaman_proc.ManagerError, load.LoadError)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import llamaman_proc, load, nginx_proxy, processes, standin
+from benchmarks import llamaman_proc, load, nginx_proxy, standin
 from benchmarks.llamaman_proc import CHAT, MODEL
+from llamaman.testing import processes
 
 DIRECT, NGINX, LLAMAMAN = "direct", "nginx", "llamaman"
 STREAMS = 400
@@ -117,14 +118,11 @@ def open_llamaman(stack: contextlib.ExitStack, folder: Path) -> Column:
     """Start LlamaMan with one instance of the stand-in; ``stack`` ends it.
 
     :raises processes.NotReady: it does not come up.
-    :raises llamaman_proc.ManagerError: it does not make a key or launch the model.
+    :raises llamaman_proc.ManagerError: it does not launch the model.
     """
-    setup = llamaman_proc.prepare(folder)
-    process = llamaman_proc.start(setup)
-    stack.callback(llamaman_proc.end, setup, process)
-    setup = llamaman_proc.create_key(setup)
-    llamaman_proc.launch(setup, STREAMS)
-    return Column(LLAMAMAN, setup.proxy_port, {"Authorization": f"Bearer {setup.inference_key}"})
+    manager = stack.enter_context(llamaman_proc.prepare(folder))
+    llamaman_proc.launch(manager, STREAMS)
+    return Column(LLAMAMAN, manager.proxy_port, {"Authorization": f"Bearer {manager.inference_key}"})
 
 
 def measure(

@@ -16,8 +16,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import llamaman_proc, processes
-from benchmarks.llamaman_proc import Setup
+from benchmarks import llamaman_proc
+from llamaman.testing import processes
+from llamaman.testing.manager import Manager
 
 WARM_UP = 5
 
@@ -29,7 +30,7 @@ class Counts:
     ports: int
     """Listening ports of both instance ranges."""
     engines: int
-    """Processes whose command line names this run's folder, the manager aside."""
+    """Processes that carry the mark of this run's manager."""
     threads: int | None
     descriptors: int | None
     records: int
@@ -58,23 +59,20 @@ def run(count: int, progress: Callable[[str], None]) -> Leaks:
 
     :raises llamaman_proc.ManagerError: a launch or a stop failed.
     """
-    with tempfile.TemporaryDirectory(prefix="llamaman-bench-") as folder:
-        setup = llamaman_proc.prepare(Path(folder) / "manager")
-        process = llamaman_proc.start(setup)
-        try:
-            setup = llamaman_proc.create_key(setup)
-            for _ in range(WARM_UP):
-                _cycle(setup)
-            before = _settled(setup, process.pid)
-            begun = time.perf_counter()
-            for number in range(count):
-                if number % 50 == 0:
-                    progress(f"cycle {number}/{count}")
-                _cycle(setup)
-            seconds = time.perf_counter() - begun
-            return Leaks(count, seconds, before, _settled(setup, process.pid, before))
-        finally:
-            llamaman_proc.end(setup, process)
+    with (
+        tempfile.TemporaryDirectory(prefix="llamaman-bench-") as folder,
+        llamaman_proc.prepare(Path(folder) / "manager") as manager,
+    ):
+        for _ in range(WARM_UP):
+            _cycle(manager)
+        before = settled(manager)
+        begun = time.perf_counter()
+        for number in range(count):
+            if number % 50 == 0:
+                progress(f"cycle {number}/{count}")
+            _cycle(manager)
+        seconds = time.perf_counter() - begun
+        return Leaks(count, seconds, before, settled(manager, before))
 
 
 def text(leaks: Leaks) -> str:
@@ -91,18 +89,18 @@ def _show(value: float | None) -> str:
     return "-" if value is None else f"{value:g}" if isinstance(value, int) else f"{value:.1f}"
 
 
-def _cycle(setup: Setup) -> None:
-    llamaman_proc.stop_and_remove(setup, llamaman_proc.launch(setup, 1))
+def _cycle(manager: Manager) -> None:
+    llamaman_proc.stop_and_remove(manager, llamaman_proc.launch(manager, 1))
 
 
-def _settled(setup: Setup, pid: int, goal: Counts | None = None) -> Counts:
+def settled(manager: Manager, goal: Counts | None = None) -> Counts:
     """Counts that two looks half a second apart agree on; with ``goal``, up to 10 s for what is still above
     it."""
     deadline = time.monotonic() + 10
-    last = _count(setup, pid)
+    last = _count(manager)
     while True:
         time.sleep(0.5)
-        now = _count(setup, pid)
+        now = _count(manager)
         same = dataclasses.replace(now, rss_mb=None) == dataclasses.replace(last, rss_mb=None)
         above = goal is not None and bool(Leaks(0, 0, goal, now).leaked)
         if (same and not above) or time.monotonic() > deadline:
@@ -110,15 +108,14 @@ def _settled(setup: Setup, pid: int, goal: Counts | None = None) -> Counts:
         last = now
 
 
-def _count(setup: Setup, pid: int) -> Counts:
-    engines = processes.mentioning(str(setup.folder))
-    engines.pop(pid, None)
+def _count(manager: Manager) -> Counts:
+    pid = manager.running.pid
     return Counts(
-        ports=len(processes.listening((*setup.public_ports, *setup.internal_ports))),
-        engines=len(engines),
+        ports=len(processes.listening((*manager.public_ports, *manager.internal_ports))),
+        engines=len(manager.engines()),
         threads=processes.thread_count(pid),
         descriptors=processes.descriptor_count(pid),
-        records=len(llamaman_proc.manage(setup, "GET", "/api/instances")),
+        records=len(manager.instances()),
         rss_mb=processes.rss_mb(pid),
     )
 

@@ -15,7 +15,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from benchmarks import processes
+from llamaman.testing import processes
 
 _CONFIG = """\
 {user}worker_processes 1;

@@ -7,14 +7,16 @@ timed).
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmarks import llamaman_proc, processes
-from benchmarks.llamaman_proc import CHAT, MODEL, Setup
+from benchmarks import llamaman_proc
+from benchmarks.llamaman_proc import MODEL, Manager
+from llamaman.testing import processes
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,41 +36,33 @@ def measure(starts: int) -> Startup:
     """Start ``starts`` managers one after the other, twice each: once for /health, once for a first
     answer."""
     with tempfile.TemporaryDirectory(prefix="llamaman-bench-") as folder:
-        setup = llamaman_proc.prepare(Path(folder) / "manager")
-        process = llamaman_proc.start(setup)
-        try:
-            setup = llamaman_proc.create_key(setup)
-            llamaman_proc.save_preset(setup)
-        finally:
-            llamaman_proc.end(setup, process)
+        with llamaman_proc.prepare(Path(folder) / "manager") as manager:
+            manager.preset(MODEL, ctx_size=llamaman_proc.CTX_SIZE, threads=None, parallel=4)
         health, answer, refused = [], [], list[int]()
         idle = serving = None
         for _ in range(starts):
-            seconds, idle = _health(setup)
+            seconds, idle = _health(manager)
             health.append(seconds)
-            seconds, serving, statuses = _first_answer(setup)
+            seconds, serving, statuses = _first_answer(manager)
             answer.append(seconds)
             refused += statuses
         return Startup(statistics.median(health), statistics.median(answer), idle, serving, tuple(refused))
 
 
-def _health(setup: Setup) -> tuple[float, float | None]:
+def _health(manager: Manager) -> tuple[float, float | None]:
     begun = time.perf_counter()
-    process = llamaman_proc.start(setup)
-    try:
-        return time.perf_counter() - begun, _settled_mb(process.pid)
-    finally:
-        llamaman_proc.end(setup, process)
+    with contextlib.closing(manager):
+        llamaman_proc.start(manager)
+        return time.perf_counter() - begun, _settled_mb(manager.running.pid)
 
 
-def _first_answer(setup: Setup) -> tuple[float, float | None, list[int]]:
+def _first_answer(manager: Manager) -> tuple[float, float | None, list[int]]:
     """Ask from the moment of the spawn until the model answers, launch of its engine included."""
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "hello"}], "max_tokens": 1}
     refused: list[int] = []
 
     def answered() -> bool:
         try:
-            status, _ = llamaman_proc.call(setup.proxy_port, "POST", CHAT, key=setup.inference_key, body=body)
+            status = manager.chat(MODEL, max_tokens=1).status
         except OSError:
             return False
         if status != 200:
@@ -76,20 +70,14 @@ def _first_answer(setup: Setup) -> tuple[float, float | None, list[int]]:
         return status == 200
 
     begun = time.perf_counter()
-    process = llamaman_proc.spawn(setup)
-    try:
-        processes.wait_until(answered, "llamaman serve (first answer)", process, setup.log)
+    with contextlib.closing(manager):
+        manager.spawn()
+        processes.wait_until(answered, "llamaman serve (first answer)", manager.running, manager.log)
         seconds = time.perf_counter() - begun
-        memory = _settled_mb(process.pid)
-        _end_instances(setup)
-    finally:
-        llamaman_proc.end(setup, process)
+        memory = _settled_mb(manager.running.pid)
+        manager.wait_ready()
+        manager.clear()
     return seconds, memory, refused
-
-
-def _end_instances(setup: Setup) -> None:
-    for record in llamaman_proc.manage(setup, "GET", "/api/instances"):
-        llamaman_proc.stop_and_remove(setup, record["id"])
 
 
 def _settled_mb(pid: int) -> float | None:

@@ -17,8 +17,9 @@ from typing import Any
 
 import pytest
 
-from benchmarks import llamaman_proc, load, processes, report, standin
+from benchmarks import load, report, standin
 from benchmarks.load import Client, Job, Result
+from llamaman.testing import processes, wire
 
 CHAT = "/v1/chat/completions"
 KEY = "sk-standin"
@@ -47,11 +48,19 @@ def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[int]:
 
 
 def get(port: int, path: str, key: str = KEY) -> tuple[int, Any]:
-    return llamaman_proc.call(port, "GET", path, key=key)
+    return parsed(wire.call(port, "GET", path, key=key))
 
 
 def post(port: int, body: object, path: str = CHAT) -> tuple[int, Any]:
-    return llamaman_proc.call(port, "POST", path, key=KEY, body=body)
+    return parsed(wire.call(port, "POST", path, key=KEY, body=body))
+
+
+def parsed(answer: wire.Answer) -> tuple[int, Any]:
+    """The status and the JSON, or the text where it is none."""
+    try:
+        return answer.status, answer.json()
+    except ValueError:
+        return answer.status, answer.text
 
 
 def raw_request(body: dict[str, object], path: str = CHAT) -> bytes:

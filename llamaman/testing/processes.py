@@ -1,6 +1,6 @@
 """Starting, finding and ending the processes of a run, and what /proc says about them.
 
-Read by every module here that owns a process. Guarantees that only processes started here are ended, by
+Read by tests and benchmarks that own a process. Guarantees that only processes started here are ended, by
 their pid, and that whatever /proc does not show any more reads as null or as absent, never as zero.
 """
 
@@ -19,16 +19,24 @@ class NotReady(Exception):
     """Something did not come up in time; the text says what and shows its last words."""
 
 
+#: Ports that this process has handed out: whoever got them need not listen on all of them all the time.
+_handed_out: set[int] = set()
+
+
 def free_ports(count: int) -> list[int]:
     """``count`` consecutive TCP ports of 127.0.0.1 that are free now, below the kernel's own ephemeral
     range."""
     low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     start = 10_000 + (os.getpid() * 37) % 10_000
     for first in range(start, min(low, 32_000) - count, count):
+        wanted = range(first, first + count)
+        if _handed_out.intersection(wanted):
+            continue
         with contextlib.ExitStack() as held, contextlib.suppress(OSError):
-            for port in range(first, first + count):
+            for port in wanted:
                 held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            return list(range(first, first + count))
+            _handed_out.update(wanted)
+            return list(wanted)
     raise NotReady(f"no {count} consecutive free ports between {start} and {low}")
 
 
@@ -86,13 +94,27 @@ def descriptor_count(pid: int) -> int | None:
 def mentioning(text: str) -> dict[int, str]:
     """Processes, other than this one, whose command line holds ``text``: pid to command line."""
     found: dict[int, str] = {}
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid():
-            with contextlib.suppress(OSError):  # it ended while we looked
-                line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-                if text in line:
-                    found[int(entry.name)] = line
+    for pid in pids():
+        with contextlib.suppress(OSError):  # it ended while we looked
+            line = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+            if text in line:
+                found[pid] = line
     return found
+
+
+def environ(pid: int) -> dict[str, str]:
+    """The environment a process was started with; empty when it is gone or was never ours to read."""
+    try:
+        block = Path(f"/proc/{pid}/environ").read_bytes()
+    except OSError:
+        return {}
+    pairs = (entry.partition("=") for entry in block.decode(errors="replace").split("\0") if entry)
+    return {name: value for name, _, value in pairs}
+
+
+def pids() -> list[int]:
+    """Every process but this one."""
+    return [int(e.name) for e in Path("/proc").iterdir() if e.name.isdigit() and int(e.name) != os.getpid()]
 
 
 def listening(ports: Iterable[int]) -> set[int]:
