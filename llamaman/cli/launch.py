@@ -51,7 +51,7 @@ def _generated(command: _F) -> _F:
 @click.option("--wait", is_flag=True, help="Return when the model answers, or failed.")
 @_generated
 @json_option
-def launch(  # noqa: PLR0917 - click calls it, by name
+def launch(
     model: str,
     port: int | None,
     pairs: tuple[str, ...],

@@ -121,6 +121,7 @@ class Keys:
         self._clock = clock
         self._writing = threading.Lock()
         self._by_digest: Mapping[str, KeyRecord] = MappingProxyType({})
+        self._by_id: Mapping[str, KeyRecord] = MappingProxyType({})
         self._last_used: dict[str, float] = {}
         self._subscribers: list[Callable[[str], None]] = []
         self.refresh()
@@ -139,10 +140,9 @@ class Keys:
         if key is None:
             return NOBODY
         record = self._by_digest.get(digest_of(key))
-        now = self._clock()
-        if record is None or (record.expires is not None and record.expires <= now):
+        if record is None or self._is_over(record):
             raise Unauthorized("Invalid API key")
-        self._last_used[record.id] = now
+        self._last_used[record.id] = self._clock()
         return record.identity()
 
     def list(self) -> tuple[KeyRecord, ...]:
@@ -154,10 +154,17 @@ class Keys:
 
         :raises NotFound: no such key.
         """
-        for record in self._by_digest.values():
-            if record.id == key_id:
-                return record
-        raise NotFound(f"no API key has the id '{key_id}'; 'llamaman keys list' shows them")
+        record = self._by_id.get(key_id)
+        if record is None:
+            raise NotFound(f"no API key has the id '{key_id}'; 'llamaman keys list' shows them")
+        return record
+
+    def is_live(self, identity: Identity) -> bool:
+        """Whether a caller that was authenticated before still counts: its key is neither revoked nor over."""
+        if identity.key_id is None:
+            return True
+        record = self._by_id.get(identity.key_id)
+        return record is not None and not self._is_over(record)
 
     def last_used(self, key_id: str) -> float | None:
         """Epoch seconds of its last request since this manager started, None when there was none."""
@@ -198,7 +205,7 @@ class Keys:
             if len(self._by_digest) >= MAX_KEYS:
                 raise Conflict(f"there are {MAX_KEYS} API keys already; revoke some before making another")
             self._store.put(COLLECTION, record.id, _document(record), expected=0)
-            self._by_digest = MappingProxyType({**self._by_digest, record.digest: record})
+            self._replace([*self._by_digest.values(), record])
         self._publish("created", record, by.actor, "an API key was created")
         return record, key
 
@@ -214,9 +221,7 @@ class Keys:
                 self._store.put(COLLECTION, key_id, {**_document(record), "revoked": self._clock()})
             else:
                 self._store.delete(COLLECTION, key_id)
-            self._by_digest = MappingProxyType(
-                {digest: kept for digest, kept in self._by_digest.items() if kept.id != key_id}
-            )
+            self._replace([kept for kept in self._by_digest.values() if kept.id != key_id])
         self._last_used.pop(key_id, None)
         self._tell(key_id)
         self._publish("revoked", record, by.actor, "an API key was revoked")
@@ -255,7 +260,7 @@ class Keys:
                 log.warning("LLAMAMAN_BOOTSTRAP_API_KEY was revoked before and stays so; unset the variable")
             return
         with self._writing:
-            self._by_digest = MappingProxyType({**self._by_digest, digest: record})
+            self._replace([*self._by_digest.values(), record])
         self._publish("created", record, "environment", "LLAMAMAN_BOOTSTRAP_API_KEY was taken over")
 
     def refresh(self) -> None:
@@ -267,7 +272,7 @@ class Keys:
                 for document in self._store.list(COLLECTION)
                 if not document.value.get("revoked")
             ]
-            self._by_digest = MappingProxyType({record.digest: record for record in records})
+            self._replace(records)
         for key_id in before - {record.id for record in records}:
             self._tell(key_id)
 
@@ -282,6 +287,13 @@ class Keys:
         return unsubscribe
 
     # --- inside --------------------------------------------------------------------------------------
+
+    def _replace(self, records: Sequence[KeyRecord]) -> None:
+        self._by_id = MappingProxyType({record.id: record for record in records})
+        self._by_digest = MappingProxyType({record.digest: record for record in records})
+
+    def _is_over(self, record: KeyRecord) -> bool:
+        return record.expires is not None and record.expires <= self._clock()
 
     def _tell(self, key_id: str) -> None:
         for callback in tuple(self._subscribers):

@@ -2,7 +2,7 @@
 
 Frames are ``data: {"lines": [...]}``: first the last lines, then new ones; ``: keepalive`` every 15 s of
 silence. A reader holds no thread while it waits. The stream ends when the client leaves (the server closes
-the iterator) or when the instance is removed.
+the iterator), when the instance is removed, or when the caller's key is revoked.
 """
 
 from __future__ import annotations
@@ -32,10 +32,14 @@ class LogStreams:
     """The open log streams; its owner is the event loop.
 
     :param log_path: instance id -> its log file; raises NotFound. Must not block.
+    :param is_live: whether a caller still counts; the streams of a revoked key end.
     """
 
-    def __init__(self, log_path: Callable[[str], Path]) -> None:
+    def __init__(
+        self, log_path: Callable[[str], Path], is_live: Callable[[Identity], bool] = lambda identity: True
+    ) -> None:
         self._log_path = log_path
+        self._is_live = is_live
         self._open: Counter[str] = Counter()
 
     def route(self) -> StreamRoute:
@@ -53,9 +57,11 @@ class LogStreams:
             raise QueueFull(
                 f"{self._open[who]} log streams are open for this caller; close some", retry_after=5
             )
-        return self._follow(values["id"], path, who)
+        return self._follow(values["id"], path, identity, who)
 
-    async def _follow(self, instance_id: str, path: Path, who: str) -> AsyncIterator[bytes]:
+    async def _follow(
+        self, instance_id: str, path: Path, identity: Identity, who: str
+    ) -> AsyncIterator[bytes]:
         self._open[who] += 1
         try:
             follower = await asyncio.to_thread(Follower, path)
@@ -64,6 +70,8 @@ class LogStreams:
             last = loop.time()
             while True:
                 await asyncio.sleep(POLL_S)
+                if not self._is_live(identity):
+                    return
                 lines = await asyncio.to_thread(follower.read)
                 now = loop.time()
                 if lines:

@@ -290,7 +290,7 @@ def running_manager(
 def _door(kernel: TestKernel, server: DashboardServer) -> Any:
     """The front door's management half."""
     hop: Hop | None = None
-    streams = LogStreams(lambda instance_id: kernel.instances.view(instance_id).log_path)
+    streams = LogStreams(lambda instance_id: kernel.instances.view(instance_id).log_path, kernel.keys.is_live)
     route = streams.route()
     before, after = route.pattern.split("{id}")
 

@@ -13,6 +13,7 @@ from management_door import Manager, eventually, running_manager
 
 from llamaman.access import Scope
 from llamaman.dashboard.server import THREADS, DashboardServer
+from llamaman.records import Identity
 
 
 def test_a_server_that_dies_is_started_again_and_answers(manager: Manager) -> None:
@@ -166,6 +167,15 @@ def test_a_log_stream_ends_when_the_instance_is_removed(manager: Manager) -> Non
     stream.lines()
     manager.call("DELETE", f"/api/instances/{instance_id}", key=key)
     manager.call("DELETE", f"/api/instances/{instance_id}/remove", key=key)
+    assert stream.answer.read().replace(b": keepalive\n\n", b"") == b""
+
+
+def test_a_log_stream_ends_when_its_key_is_revoked(manager: Manager) -> None:
+    instance_id, _ = launched(manager)
+    record, key = manager.kernel.keys.create("k", Scope.MANAGE, by=Identity("local", "test", Scope.ADMIN))
+    stream = Stream(manager, instance_id, key)
+    stream.lines()
+    manager.kernel.keys.revoke(record.id, by=Identity("local", "test", Scope.ADMIN))
     assert stream.answer.read().replace(b": keepalive\n\n", b"") == b""
 
 
