@@ -50,7 +50,7 @@ from llamaman.gateway.native import Native
 from llamaman.gateway.pool import Pools
 from llamaman.gateway.upstream import Address, Upstream
 from llamaman.library.library import Library
-from llamaman.records import Exit, Job, RouteSet, Runtime, StreamRoute
+from llamaman.records import Exit, Job, RouteSet, Runtime, StorageConfig, StreamRoute
 from llamaman.runtimes import logfiles
 from llamaman.runtimes.causes import cause
 from llamaman.version import __version__
@@ -107,13 +107,19 @@ def _build_kernel(config: Config) -> Kernel:
     logfiles.prepare_folder(config.logs_dir)
     secrets = root_secret(config.data_dir, config.secret_key)
     hooks = Hooks(trace=config.trace_plugins, strict=config.strict)
-    store = storage.open_store(config, hooks)
+    opened = storage.open_store(
+        config.storage, StorageConfig(config.data_dir, config.node_name, config.database_url), hooks
+    )
+    store = opened.store
     hooks.register("llamaman", BuiltIn(config), own=True)
-    plugins = discovery.load(
-        hooks,
-        disabled=config.plugins_disabled,
-        only=config.plugins_only,
-        strict=config.strict,
+    plugins = (
+        opened.record,
+        *discovery.discover(
+            hooks,
+            disabled=config.plugins_disabled,
+            only=config.plugins_only,
+            strict=config.strict,
+        ),
     )
     for record in plugins:
         if record.state == "broken":
