@@ -293,3 +293,9 @@ class TestSetAside:
         settings.update({"require_auth": False}, "key:a")
         assert settings.get("require_auth") is False
         assert settings.set_aside.keys() == {"shared/of_a_plugin"}
+
+    def test_what_is_wrong_on_another_node_is_that_nodes_to_tell(self) -> None:
+        store = MemoryStore()
+        store.put(COLLECTION, "node/srv2/admin_ui_enforce_max_models", "no")
+        assert opened(store, "srv1").set_aside == {}
+        assert opened(store, "srv2").set_aside.keys() == {"node/srv2/admin_ui_enforce_max_models"}
