@@ -7,6 +7,7 @@ door is up before anyone does.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -59,7 +60,9 @@ def create_app(
     app.extensions[_SEAL] = seal
 
     def all_routes() -> list[RouteRow]:
-        return sorted([*app_routes(app), *(loop_routes() if loop_routes else ())], key=_row_order)
+        # What the loop serves too, it serves first: its row is the true one.
+        rows = [*app_routes(app), *(loop_routes() if loop_routes else ())]
+        return sorted({_row_order(row): row for row in rows}.values(), key=_row_order)
 
     mount(app, seal, CORE, rest.route_sets(kernel, all_routes), bare)
     for owner in sorted(plugin_routes or {}):
@@ -78,7 +81,7 @@ def app_routes(app: Flask) -> list[RouteRow]:
     rows = [
         {
             "method": method,
-            "path": rule.rule,
+            "path": _pattern(rule.rule),
             "surface": "manage",
             "level": seal.levels[rule.endpoint].value,
             "plugin": seal.owners[rule.endpoint],
@@ -92,6 +95,13 @@ def app_routes(app: Flask) -> list[RouteRow]:
 def route_table(kernel: Services) -> list[RouteRow]:
     """The core's part of ``llamaman routes``, without a running server."""
     return app_routes(create_app(kernel, new_secret()))
+
+
+def _pattern(rule: str) -> str:
+    """A Flask rule in the form of the loop's patterns: ``{name}`` is a segment, ``{name...}`` the rest."""
+    return re.sub(
+        r"<(?:([a-z]+):)?([a-z_]+)>", lambda m: f"{{{m[2]}{'...' if m[1] == 'path' else ''}}}", rule
+    )
 
 
 def _row_order(row: RouteRow) -> tuple[str, str, str]:

@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from llamaman.gateway.caller import HEADER, Caller, seal
-from llamaman.gateway.upstream import Upstream
-from llamaman.gateway.upstream_connection import UpstreamError
+from llamaman.gateway.upstream import Upstream, UpstreamError
 from llamaman.records import Identity
 
 if TYPE_CHECKING:

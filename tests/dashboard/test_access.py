@@ -21,11 +21,11 @@ from llamaman.records import Identity
 EXPECTED = {
     ("GET", "/api/version"): "public",
     ("GET", "/api/instances"): "view",
-    ("GET", "/api/instances/<id>"): "view",
+    ("GET", "/api/instances/{id}"): "view",
     ("GET", "/api/next-port"): "view",
     ("GET", "/api/models"): "view",
     ("GET", "/api/presets"): "view",
-    ("GET", "/api/presets/<path:model_path>"): "view",
+    ("GET", "/api/presets/{model_path...}"): "view",
     ("GET", "/api/events"): "view",
     ("GET", "/api/system-info"): "view",
     ("GET", "/api/llamaman/version"): "view",
@@ -33,7 +33,7 @@ EXPECTED = {
     ("GET", "/api/plugins"): "admin",
     ("GET", "/api/api-keys"): "admin",
     ("POST", "/api/api-keys"): "admin",
-    ("DELETE", "/api/api-keys/<id>"): "admin",
+    ("DELETE", "/api/api-keys/{id}"): "admin",
 }
 
 
@@ -44,7 +44,7 @@ def routes(manager: Manager) -> list[tuple[str, str, str]]:
 
 
 def filled(path: str) -> str:
-    return re.sub(r"<[^>]+>", "nothing", path)
+    return re.sub(r"{[^}]+}", "nothing", path)
 
 
 def test_every_route_has_the_level_of_the_matrix(shared_manager: Manager) -> None:

@@ -564,6 +564,18 @@ def test_the_route_table_has_method_path_surface_level_and_plugin(api: Api) -> N
     }
 
 
+def test_a_route_that_the_loop_serves_too_is_listed_once(api: Api) -> None:
+    from llamaman.dashboard.app import create_app
+    from llamaman.gateway.caller import HEADER, Caller, new_secret, seal
+
+    row = {"method": "GET", "path": "/api/version", "surface": "manage", "level": "public", "plugin": "loop"}
+    secret = new_secret()
+    app = create_app(api.manager.kernel, secret, loop_routes=lambda: [row])
+    header = seal(Caller(Identity("local", "x", Scope.ADMIN), "admin"), secret).decode()
+    table = app.test_client().get("/api/routes", headers={HEADER: header}).json
+    assert [each for each in table if each["path"] == "/api/version"] == [row]
+
+
 def test_the_route_table_is_had_without_a_server(api: Api) -> None:
     from llamaman.dashboard.app import route_table
 
