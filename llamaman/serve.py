@@ -61,7 +61,7 @@ EXIT_CONFIG = 78
 SWITCH_INTERVAL_S = 0.0005
 CAUSE_LINES = 60
 ROTATE_EVERY_S = 10.0
-RESCAN_EVERY_S = 30.0
+REFRESH_EVERY_S = 15.0
 
 
 def run(config: Config) -> int:
@@ -103,6 +103,8 @@ SHUTDOWN_GRACE_S = 5.0
 
 def _build_kernel(config: Config) -> Kernel:
     """Everything that does not need the event loop."""
+    for warning in config.warnings:
+        log.warning("%s", warning)
     data_dir = open_data_dir(config.data_dir, config.node_name)
     logfiles.prepare_folder(config.logs_dir)
     secrets = root_secret(config.data_dir, config.secret_key)
@@ -221,9 +223,10 @@ class House:
 
         def make_app(secret: bytes) -> Any:
             from llamaman.dashboard.app import create_app
+            from llamaman.dashboard.services import Services
 
             return create_app(
-                kernel,
+                cast(Services, kernel),
                 secret,
                 plugin_routes=route_sets,
                 loop_routes=lambda: loop_rows,
@@ -286,6 +289,9 @@ class House:
     def _broken(self, plugin: str, reason: str) -> None:
         log.error("plugin %s has no routes: %s", plugin, reason)
 
+    def _refresh_models(self) -> None:
+        self._kernel.library.refresh()
+
     def _start_jobs(self) -> None:
         kernel = self._kernel
 
@@ -293,11 +299,8 @@ class House:
             for view in kernel.instances.views():
                 logfiles.rotate_if_large(view.log_path)
 
-        def rescan() -> None:
-            kernel.library.rescan()
-
         kernel.jobs.add(Job("rotate-logs", ROTATE_EVERY_S, rotate), "llamaman")
-        kernel.jobs.add(Job("rescan-models", RESCAN_EVERY_S, rescan), "llamaman")
+        kernel.jobs.add(Job("refresh-models", REFRESH_EVERY_S, self._refresh_models), "llamaman")
         for given in kernel.hooks.job_declare():
             kernel.jobs.add(given.value, given.plugin)
         kernel.jobs.start()

@@ -35,4 +35,7 @@ class Library(Protocol):
         """The scanned file that a path names, or None."""
 
     def rescan(self) -> object:
-        """Look at the disk again."""
+        """Read the folders again."""
+
+    def refresh(self) -> bool:
+        """Read again what has changed; whether anything had."""

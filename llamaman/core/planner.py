@@ -118,7 +118,7 @@ def _engine(options: Mapping[str, Any], runtimes: Sequence[Runtime]) -> tuple[Ru
 
 def _gpu_environment(options: Mapping[str, Any], default: str) -> dict[str, str]:
     devices = options.get("gpu_devices") or default
-    if not devices or options["n_gpu_layers"] == 0:
+    if devices in ("", "all") or options["n_gpu_layers"] == 0:
         return {}
     return {"CUDA_VISIBLE_DEVICES": devices, "HIP_VISIBLE_DEVICES": devices}
 

@@ -7,15 +7,9 @@ against real engines.
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
-_COMPACT = (",", ":")
-
-
-def dump(value: Any) -> bytes:
-    """Compact UTF-8 JSON."""
-    return json.dumps(value, ensure_ascii=False, separators=_COMPACT).encode("utf-8", "surrogatepass")
+from llamaman.gateway.body import dump
 
 
 class _Choice:

@@ -182,8 +182,13 @@ Serving = Generator[Op, Event, None]
 class Dialect(Protocol):
     """One client API. See the module's docstring."""
 
-    name: str
-    routes: Sequence[InferenceRoute]
+    @property
+    def name(self) -> str:
+        """A short word for records and logs."""
+
+    @property
+    def routes(self) -> Sequence[InferenceRoute]:
+        """Its endpoints."""
 
     def open(self, request: Request) -> Intent | Reply:
         """Read a request; raise a LlamaManError to refuse it."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from typing import Any
 
+import orjson
+
 from llamaman.errors import UpstreamFailed
-from llamaman.gateway.assemble import Assembler, dump
+from llamaman.gateway.assemble import Assembler
+from llamaman.gateway.body import dump
 from llamaman.gateway.dialect import Chunk, Result
 from llamaman.gateway.meter import Meter
 from llamaman.gateway.sse import Splitter, iter_events
@@ -52,7 +54,7 @@ def parse_events(block: bytes) -> list[dict[str, Any]]:
         if data == b"[DONE]":
             continue
         try:
-            event = json.loads(data)
+            event = orjson.loads(data)
         except ValueError:
             raise UpstreamFailed("the engine sent an event that is not JSON") from None
         if not isinstance(event, dict):
@@ -90,7 +92,7 @@ def meter_body(meter: Meter, body: bytes) -> None:
         meter.saw({})
         return
     try:
-        data = json.loads(body)
+        data = orjson.loads(body)
     except ValueError:
         return
     if isinstance(data, dict):

@@ -147,7 +147,7 @@ class Exchange:
         if self.task and not self.task.done():
             self.task.cancel()
 
-    def client_left(self, _gone: object) -> None:
+    def client_left(self) -> None:
         """Callback of the connection."""
         if not self.request.answered:
             self.end()
@@ -176,7 +176,7 @@ class OpenStream:
         if self._task and not self._task.done():
             self._task.cancel()
 
-    def client_left(self, _gone: object) -> None:
+    def client_left(self) -> None:
         """Callback of the connection."""
         self.end()
 

@@ -184,7 +184,7 @@ class FrontDoor:
         items = route.open(identity, values)
         stream = OpenStream(identity)
         self._pipeline.exchanges.add(stream)
-        request.gone.add_done_callback(stream.client_left)
+        request.on_gone = stream.client_left
         headers = [
             (b"content-type", route.content_type.encode()),
             (b"cache-control", b"no-cache"),
@@ -202,7 +202,7 @@ class FrontDoor:
             if not request.is_gone:
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
         finally:
-            request.gone.remove_done_callback(stream.client_left)
+            request.on_gone = None
             self._pipeline.exchanges.remove(stream)
 
 

@@ -6,9 +6,10 @@ prompt; comments are its pings. The meter removes the last two from what the cli
 
 from __future__ import annotations
 
-import json
 import time
 from typing import Any
+
+import orjson
 
 from llamaman.records import Usage
 
@@ -66,7 +67,7 @@ class Meter:
         start = block.rfind(b"data: ", 0, block.rfind(_TIMINGS))
         end = block.find(b"\n", start)
         try:
-            event = json.loads(block[start + 6 : end if end > 0 else None])
+            event = orjson.loads(block[start + 6 : end if end > 0 else None])
         except ValueError:
             return
         if isinstance(event, dict):
@@ -118,7 +119,7 @@ def _is_progress(event: bytes) -> bool:
     if _PROGRESS not in event:
         return False
     try:
-        data = json.loads(event.removeprefix(b"data: "))
+        data = orjson.loads(event.removeprefix(b"data: "))
     except ValueError:
         return False
     return isinstance(data, dict) and "prompt_progress" in data

@@ -8,7 +8,6 @@ is what happens when the client goes first.
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import Callable, Coroutine, Mapping
@@ -26,13 +25,14 @@ from llamaman.errors import (
     Forbidden,
     InvalidRequest,
     LlamaManError,
+    ModelNotFound,
     ModelUnavailable,
     NotFound,
     PayloadTooLarge,
     UpstreamFailed,
     UpstreamTimeout,
 )
-from llamaman.gateway.body import parse_object, rename, set_path, splice
+from llamaman.gateway.body import dump, parse_object, rename, set_path, splice
 from llamaman.gateway.dialect import (
     JSON_HEADERS,
     SSE_HEADERS,
@@ -58,7 +58,7 @@ from llamaman.gateway.pool import Grant, Pools
 from llamaman.gateway.request import Request
 from llamaman.gateway.sse import EventTooLarge
 from llamaman.gateway.upstream import Response, UpstreamError
-from llamaman.records import NOBODY, ForwardCall, ForwardRecord, ModelView, Reject, State
+from llamaman.records import NOBODY, ForwardCall, ForwardRecord, Identity, ModelView, Reject, State
 
 log = logging.getLogger("llamaman.gateway")
 
@@ -122,11 +122,10 @@ class Pipeline:
         parts = self._p
         head = request.head
         exchange: Exchange | None = None
-        gone = request.gone
         try:
             identity = parts.keys.authenticate(head.headers)
             exchange = Exchange(request, send, dialect, identity, head.path)
-            gone.add_done_callback(exchange.client_left)
+            request.on_gone = exchange.client_left
             self.exchanges.add(exchange)
             authorise(identity, level, require_auth=parts.require_auth())
             raw, body = b"", {}
@@ -162,7 +161,7 @@ class Pipeline:
                 raise
         finally:
             if exchange:
-                gone.remove_done_callback(exchange.client_left)
+                request.on_gone = None
                 exchange.quiet()
                 self.exchanges.remove(exchange)
                 if exchange.intent:
@@ -203,11 +202,16 @@ class Pipeline:
             raise NotFound("this instance no longer exists")
         return instance
 
-    def _resolve(self, intent: Intent, own: Instance | None) -> ModelView:
+    def _resolve(self, intent: Intent, own: Instance | None, identity: Identity) -> ModelView:
         if own is None:
             if not intent.model:
                 raise InvalidRequest("model is required", field="model")
-            return self._p.library.find(intent.model)
+            try:
+                return self._p.library.find(intent.model)
+            except ModelNotFound as error:
+                raise ModelNotFound(
+                    error.name, [c for c in error.candidates if allows_model(identity, c)]
+                ) from None
         model = self._p.library.by_path(own.model_path)
         if intent.model and not _fits(intent.model, model):
             raise WrongPort(f"model '{intent.model}' is not loaded on this port", field="model")
@@ -217,15 +221,14 @@ class Pipeline:
         parts = self._p
         exchange.intent = intent
         exchange.stream = intent.stream
-        model = self._resolve(intent, own)
+        model = self._resolve(intent, own, exchange.identity)
         exchange.model = model
         if not allows_model(exchange.identity, model.name):
             raise Forbidden(f"this key may not use model '{model.name}'")
         embedding = parts.registry.is_embedding(model)
         _check_role(intent, model, embedding)
-        call = self._forward_call(exchange, intent, model)
         if parts.hooks.has("admit"):
-            _raise_reject(parts.hooks.admit(call))
+            _raise_reject(parts.hooks.admit(self._forward_call(exchange, intent, model)))
         if intent.stream:
             exchange.keep_alive()
         replaced = False
@@ -480,7 +483,7 @@ class WrongPort(NotFound):
 
 
 def _plain_error(error: LlamaManError) -> Reply:
-    return Reply(error.status, JSON_HEADERS, json.dumps({"error": error.message}).encode())
+    return Reply(error.status, JSON_HEADERS, dump({"error": error.message}))
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -517,13 +520,12 @@ def _check_role(intent: Intent, model: ModelView, embedding: bool) -> None:
 
 
 def _patched(body: bytes, patch: Mapping[str, Any]) -> bytes:
-    nested = {path: value for path, value in patch.items() if "." in path}
-    if nested:
-        data = parse_object(body)
-        for path, value in nested.items():
-            data = set_path(data, path, value)
-        body = json.dumps(data, ensure_ascii=False, separators=(",", ":")).encode()
-    return splice(body, {path: value for path, value in patch.items() if "." not in path})
+    if not any("." in path for path in patch):
+        return splice(body, patch)
+    data = parse_object(body)
+    for path, value in patch.items():
+        data = set_path(data, path, value)
+    return dump(data)
 
 
 def _raise_reject(outcome: object) -> None:

@@ -8,7 +8,7 @@ all methods belong to the event loop.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from llamaman.gateway.answers import header_block, status_line
@@ -46,6 +46,7 @@ class Request:
         "buffered",
         "head",
         "is_gone",
+        "on_gone",
         "received",
         "started",
         "task",
@@ -60,6 +61,8 @@ class Request:
         self.started = False  # the answer's head is on its way
         self.answered = False  # the answer is complete
         self.is_gone = False
+        #: Called once, on the loop, when the client leaves; cheaper than awaiting ``gone`` in every request.
+        self.on_gone: Callable[[], None] | None = None
         self.task: asyncio.Task[None] | None = None
         self._gone: asyncio.Future[None] | None = None
         self._chunks: list[bytes] = []
@@ -278,6 +281,8 @@ class Request:
         self.is_gone = True
         if self._gone is not None and not self._gone.done():
             self._gone.set_result(None)
+        if self.on_gone is not None:
+            self.on_gone()
         self._wake()
 
     def check_rate(self, now: float) -> None:
