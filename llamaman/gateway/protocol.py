@@ -145,6 +145,7 @@ class Connection(asyncio.Protocol):
             if peername is None or sockname is None:  # reset before it was accepted
                 self._transport.abort()
                 return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.peer = (peername[0].removeprefix("::ffff:"), peername[1])
             self._scheme_server = (sockname[0], sockname[1])
             self.group = address_group(self.peer[0])
@@ -291,6 +292,8 @@ class Connection(asyncio.Protocol):
     def _start(self, head: Head, data: bytes, end: int) -> None:
         """Hand a checked request to the application; its body starts at `end`."""
         self._overhead = 0
+        self._headers = []  # from here on it counts trailers
+        self._target = b""
         self._continued = False
         request = self.request = Request(self, head, body_complete=self._need == 0)
         self.deadline = _NEVER
@@ -327,8 +330,6 @@ class Connection(asyncio.Protocol):
             self._drop(len(data))
             return
         self._overhead += len(data)
-        self._headers = []
-        self._target = b""
         failure = "the chunked body carries too much besides its content"
         try:
             parser.feed_data(data)

@@ -59,11 +59,12 @@ def frame(data: bytes) -> bytes:
 class Splitter:
     """Collects a stream and hands out complete events. Holds at most one unfinished event."""
 
-    __slots__ = ("_limit", "_rest", "_tail")
+    __slots__ = ("_limit", "_rest", "_size", "_tail")
 
     def __init__(self, limit_bytes: int = MAX_EVENT_BYTES) -> None:
         self._limit = limit_bytes
         self._rest: list[bytes] = []
+        self._size = 0
         self._tail = b""
 
     def feed(self, data: bytes) -> bytes:
@@ -81,6 +82,7 @@ class Splitter:
             return b""
         joined = b"".join(self._rest) + data
         self._rest.clear()
+        self._size = 0
         cut = len(joined) - (len(seam) - len(complete))
         if cut < len(joined):
             self._keep(joined[cut:])
@@ -93,5 +95,6 @@ class Splitter:
     def _keep(self, data: bytes) -> None:
         self._rest.append(data)
         self._tail = (self._tail + data)[-3:] if len(self._rest) > 1 else data[-3:]
-        if sum(map(len, self._rest)) > self._limit:
+        self._size += len(data)
+        if self._size > self._limit:
             raise EventTooLarge(f"an event of the stream is larger than {self._limit} bytes")
