@@ -369,7 +369,9 @@ class Connection(asyncio.Protocol):
         }
         try:
             await self.registry.app(scope, request.receive, request.send)
-            if not request.answered and not self.is_lost:
+            if not request.answered and request.is_gone:
+                self._fail(request, 0, "")
+            elif not request.answered and not self.is_lost:
                 log.error("the handler of %s %s returned without a complete answer", head.method, head.path)
                 self._fail(request, 500, "internal error")
         except ClientGone:
