@@ -2,6 +2,8 @@
 # Another interpreter: make PYTHON=python3.12 test
 PYTHON ?= python3
 RUN := .venv/bin/python -m
+# Where the machine has no libgomp, the set-up puts a copy here; tests that load the embedded engine need it.
+OPENMP := LD_LIBRARY_PATH="$(CURDIR)/.venv/lib/llamaman-openmp$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}"
 
 .DEFAULT_GOAL := help
 .PHONY: help venv demo-venv demo test lint format bench clean
@@ -19,7 +21,7 @@ demo: demo-venv ## start LlamaMan with a small model and ask it something (DEMO_
 	@exec .venv/bin/llamaman demo
 
 test: venv ## run all tests (choose with ARGS="tests/core -k ports")
-	@$(RUN) pytest $(ARGS)
+	@$(OPENMP) $(RUN) pytest $(ARGS)
 
 lint: venv ## formatting, lint and types; changes nothing
 	@$(RUN) ruff format --check .

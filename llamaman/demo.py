@@ -245,7 +245,7 @@ def launch(place: Place, model: DemoModel, undo: list[tuple[str, ...]]) -> str:
     """Launch the model, wait until it answers, and return the name to ask for."""
     say(f"5/6 launching: llamaman launch {model.path.stem.lower()} --wait")
     started = time.monotonic()
-    instance = asked(place, "launch", str(model.path.absolute()), "--wait", "-o", "context_length=4096")
+    instance = asked(place, "launch", str(model.path.absolute()), "--wait")
     undo += [("rm", str(instance["id"])), ("stop", str(instance["id"]), "--force")]
     say(f"  {instance['model']} is {instance['status']} after {time.monotonic() - started:.1f} s")
     return str(instance["model"])
