@@ -20,6 +20,7 @@ from typing import Any, NoReturn
 #: Exit status for a launch that this engine cannot express (EX_USAGE of sysexits.h).
 EX_USAGE = 64
 _CHECK_EVERY_MS = 2_000
+_LAST_LINES_S = 5
 
 
 def main() -> NoReturn:
@@ -104,8 +105,10 @@ def listens(descriptor: int) -> bool:
 
 
 def fail(status: int, message: str) -> NoReturn:
+    """End in order, since the library writes its last lines, which hold the cause, from a thread of its own."""
     print(message, file=sys.stderr, flush=True)
-    os._exit(status)
+    signal.alarm(_LAST_LINES_S)  # should that thread hang, the default action of the signal ends us
+    sys.exit(status)
 
 
 if __name__ == "__main__":

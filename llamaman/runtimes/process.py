@@ -33,6 +33,9 @@ _INSTANCE, _NODE, _INSTALL = "LLAMAMAN_INSTANCE_ID", "LLAMAMAN_NODE", "LLAMAMAN_
 _GENERATION, _ADDRESS = "LLAMAMAN_GENERATION", "LLAMAMAN_ADDRESS"
 _AFTER_KILL_S = 10.0
 
+#: llama-server b11434 waits on SIGTERM for as long as a client of an open answer stays; a second one ends it.
+_INSIST_AFTER_S = 2.0
+
 _log = logging.getLogger(__name__)
 
 
@@ -129,7 +132,7 @@ class ProcessRuntime:
         return Handle(plan.instance_id, plan.generation, pid, spawned.started, _address(plan))
 
     def stop(self, handle: Handle, grace_s: float) -> Exit:
-        """SIGTERM to its process group, ``grace_s`` seconds later SIGKILL; returns when it has ended.
+        """SIGTERM to its process group, again after 2 s, SIGKILL after ``grace_s``; returns when it has ended.
 
         :raises LaunchError: it is stuck in the kernel and survives even SIGKILL.
         """
@@ -147,7 +150,10 @@ class ProcessRuntime:
         try:
             if not event.is_set():
                 self._exits.signal(identity, signal.SIGTERM)
-            if not event.wait(grace_s):
+            if not event.wait(min(grace_s, _INSIST_AFTER_S)) and grace_s > _INSIST_AFTER_S:
+                self._exits.signal(identity, signal.SIGTERM)
+                event.wait(grace_s - _INSIST_AFTER_S)
+            if not event.is_set():
                 _log.info("engine %s did not end within %.1f s, killing it", handle.instance_id, grace_s)
                 self._exits.signal(identity, signal.SIGKILL)
                 if not event.wait(_AFTER_KILL_S):
