@@ -191,7 +191,9 @@ class Hooks:
 
     def runtime_register(self) -> list[Contribution[Runtime]]:
         """Further runtimes."""
-        return self._declared("runtime_register", {}, having("name", "start", "stop", "watch", "inspect"))
+        return self._declared(
+            "runtime_register", {}, having("name", "engines", "start", "stop", "watch", "inspect", "find")
+        )
 
     # --- storage ----------------------------------------------------------------------------------------
 

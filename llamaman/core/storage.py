@@ -54,7 +54,8 @@ def load_driver(name: str, hooks: Hooks) -> PluginRecord:
 
     :raises ConfigError: it is not installed, installed twice, or cannot be imported.
     """
-    driver, entry_point = _driver(name)
+    dist = _distribution(name)
+    driver = _driver(name)
     plugin = f"store_{name}"
     try:
         found = hooks.register(plugin, driver, storage=True)
@@ -63,7 +64,6 @@ def load_driver(name: str, hooks: Hooks) -> PluginRecord:
     if "storage" not in found:
         hooks.unregister(plugin)
         raise ConfigError(f"storage driver '{name}' cannot be used: it does not implement the hook 'storage'")
-    dist = _distribution(entry_point.module)
     return PluginRecord(
         plugin, dist.name if dist else None, dist.version if dist else None, "active", hooks=found
     )
@@ -79,18 +79,17 @@ def open_store(choice: str, config: StorageConfig, hooks: Hooks) -> OpenedStore:
     return OpenedStore(hooks.storage(config), record)
 
 
-def _driver(name: str) -> tuple[Any, importlib.metadata.EntryPoint]:
+def _driver(name: str) -> Any:
     from stevedore.driver import DriverManager
-    from stevedore.exception import MultipleMatches, NoMatches
+    from stevedore.exception import NoMatches
 
     failures: list[BaseException] = []
     try:
-        manager = DriverManager(
+        manager: Any = DriverManager(
             GROUP,
             name,
             invoke_on_load=False,
             on_load_failure_callback=lambda _manager, _entry_point, error: failures.append(error),
-            warn_on_missing_entrypoint=False,
         )
     except NoMatches as error:
         if failures:
@@ -106,8 +105,6 @@ def _driver(name: str) -> tuple[Any, importlib.metadata.EntryPoint]:
         raise ConfigError(
             f"storage driver '{name}' is not installed ({reason}): pip install {distribution}"
         ) from error
-    except MultipleMatches as error:
-        raise ConfigError(f"storage driver '{name}' is installed more than once: {error}") from error
     except SystemExit as error:
         # stevedore lets it through: a module that ends the program at import.
         raise ConfigError(
@@ -115,12 +112,19 @@ def _driver(name: str) -> tuple[Any, importlib.metadata.EntryPoint]:
         ) from error
     # Not manager.driver: that is the class again where an instance is falsy.
     extension = manager.extensions[0]
-    return extension.obj if extension.obj is not None else extension.plugin, extension.entry_point
+    return extension.obj if extension.obj is not None else extension.plugin
 
 
-def _distribution(module: str) -> importlib.metadata.Distribution | None:
-    """stevedore's entry points forget their distribution, so the module's name is looked up instead."""
-    for entry_point in importlib.metadata.entry_points(group=GROUP):
-        if entry_point.module == module:
-            return entry_point.dist
-    return None
+def _distribution(name: str) -> importlib.metadata.Distribution | None:
+    """Who brings the driver. Asked first: stevedore would import both of two, and forgets the distribution."""
+    found = {
+        entry_point.dist.name: entry_point.dist
+        for entry_point in importlib.metadata.entry_points(group=GROUP, name=name)
+        if entry_point.dist is not None
+    }
+    if len(found) > 1:
+        raise ConfigError(
+            f"storage driver '{name}' is installed more than once, by {' and '.join(sorted(found))}: "
+            "uninstall all but one"
+        )
+    return next(iter(found.values()), None)
