@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -102,7 +103,7 @@ class Pool:
 
     def try_now(self, only: str | None, weight: int) -> Grant | None:
         """A grant if that is possible without overtaking anybody."""
-        if self._tickets and only is None:
+        if self._tickets:
             return None
         instance = self._choose(only, weight)
         return Grant(self, instance, weight) if instance else None
@@ -125,7 +126,9 @@ class Pool:
         self._arm(ticket)
         self.show()
         try:
-            if not any(i.state is State.READY for i in instances):
+            if any(i.state is State.READY for i in instances):
+                self.pump()  # those before it may wait for another instance, or it can never be served
+            else:
                 self._ensure(model, only, launcher, embedding=embedding)
             return await ticket.future
         except asyncio.CancelledError:
@@ -135,9 +138,9 @@ class Pool:
         finally:
             if ticket.timer:
                 ticket.timer.cancel()
-            if ticket in self._tickets:
-                self._tickets.remove(ticket)
+            self._tickets.remove(ticket)
             self.show()
+            self.pump()  # it may have stood in the way of those behind it
 
     @property
     def loading(self) -> bool:
@@ -160,18 +163,23 @@ class Pool:
 
     def pump(self) -> None:
         """Grant whatever can be granted, in order. A heavy ticket is not overtaken, so it never starves."""
-        for ticket in tuple(self._tickets):
+        awaited: set[str] = set()  # instances that tickets of their own ports wait for
+        for ticket in self._tickets:
             if ticket.future.done():
                 continue
-            instance = self._choose(ticket.only, ticket.weight)
+            instance = self._choose(ticket.only, ticket.weight, awaited)
             if instance:
                 ticket.future.set_result(Grant(self, instance, ticket.weight))
+            elif self._refuse_if_too_heavy(ticket):
+                continue
             elif ticket.only is None:
-                self._refuse_if_too_heavy(ticket)
                 break
+            else:
+                awaited.add(ticket.only)
 
     def changed(self, instance: Instance) -> None:
         """An instance of this model changed its state."""
+        self.show()
         if instance.state is State.READY:
             self.pump()
             return
@@ -195,12 +203,12 @@ class Pool:
             return self._fleet.unavailable(instance)
         return ModelUnavailable(f"model '{instance.model}' was stopped: {instance.reason}", retry_after=5)
 
-    def _choose(self, only: str | None, weight: int) -> Instance | None:
+    def _choose(self, only: str | None, weight: int, awaited: Collection[str] = ()) -> Instance | None:
         best: Instance | None = None
         for instance in self._fleet.of_model(self._path):
             if instance.state is not State.READY or instance.last_exit is not None:
                 continue
-            if only is not None and instance.id != only:
+            if instance.id in awaited or (only is not None and instance.id != only):
                 continue
             if instance.capacity - instance.active < weight:
                 continue
@@ -208,13 +216,15 @@ class Pool:
                 best = instance
         return best
 
-    def _refuse_if_too_heavy(self, ticket: _Ticket) -> None:
+    def _refuse_if_too_heavy(self, ticket: _Ticket) -> bool:
         ready = [i for i in self._candidates(ticket.only) if i.state is State.READY]
-        if ready and all(i.capacity < ticket.weight for i in ready):
-            most = max(i.capacity for i in ready)
-            ticket.future.set_exception(
-                InvalidField("n", f"n must be at most {most}, the number of slots of this model's instances")
-            )
+        if not ready or any(i.capacity >= ticket.weight for i in ready):
+            return False
+        most = max(i.capacity for i in ready)
+        ticket.future.set_exception(
+            InvalidField("n", f"n must be at most {most}, the number of slots of this model's instances")
+        )
+        return True
 
     def _candidates(self, only: str | None) -> list[Instance]:
         instances = self._fleet.of_model(self._path)
