@@ -23,12 +23,14 @@ from pathlib import Path
 from typing import Any
 
 from llamaman import demo_server
+from llamaman.demo_model import FILE as DEMO_FILE
 from llamaman.demo_model import DemoModel, NoModel, find_or_get
 from llamaman.demo_server import DemoFailed
 from llamaman.runtimes.engines import find_binary
 from llamaman.runtimes.openmp import engine_environment
 
 QUESTION = "What is a llama?"
+MANNER = "Answer in one or two short sentences."
 MAX_TOKENS = 120
 ANSWER_TIMEOUT_S = 120.0
 SOCKET_PATH_LIMIT = 80  # a Unix socket's whole path may have 107 bytes
@@ -102,6 +104,10 @@ def _demo() -> int:
         chat(place, key, name)
         if not model.sensible:
             say("that was noise: no real model could be fetched; put a GGUF file into MODELS_DIR for sense")
+        elif model.path.name == DEMO_FILE:
+            say(
+                "a model this small writes fluently and is often wrong; MODELS_DIR=... make demo takes a better one"
+            )
         print(what_next(place, key, name), flush=True)
         if os.environ.get("DEMO_EXIT") == "1":
             return 0
@@ -272,7 +278,7 @@ def stream(place: Place, key: str, model: str) -> Iterator[str]:
     """The pieces of text of one streamed chat completion."""
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": QUESTION}],
+        "messages": [{"role": "system", "content": MANNER}, {"role": "user", "content": QUESTION}],
         "max_tokens": MAX_TOKENS,
         "temperature": 0,
         "stream": True,
