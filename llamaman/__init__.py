@@ -4,6 +4,8 @@ Plugin authors import from here and from nowhere deeper; a test keeps first-part
 """
 
 from llamaman.access import Access, Scope, access
+from llamaman.core.facade import PluginCollection, PluginKernel
+from llamaman.core.setting import Setting
 from llamaman.core.store import KEY_LIMIT, Changes, Delete, Document, Operation, Put, RequestLog, Store
 from llamaman.errors import (
     ConfigError,
@@ -44,9 +46,10 @@ from llamaman.gateway.dialect import (
     Serving,
     Start,
 )
-from llamaman.hookspecs import hookimpl
+from llamaman.hookspecs import hookimpl, nonblocking
 from llamaman.records import (
     Collection,
+    ContainerSpec,
     ForwardCall,
     ForwardRecord,
     GpuDevice,
@@ -62,6 +65,7 @@ from llamaman.records import (
     ProbeContext,
     Reject,
     RouteSet,
+    Runtime,
     SpecPatch,
     StorageConfig,
     StreamRoute,
@@ -82,6 +86,7 @@ __all__ = [
     "Collection",
     "ConfigError",
     "Conflict",
+    "ContainerSpec",
     "Delete",
     "Dialect",
     "Document",
@@ -113,7 +118,9 @@ __all__ = [
     "Panel",
     "Patch",
     "Phase",
+    "PluginCollection",
     "PluginError",
+    "PluginKernel",
     "ProbeContext",
     "Put",
     "Reject",
@@ -123,8 +130,10 @@ __all__ = [
     "Result",
     "Results",
     "RouteSet",
+    "Runtime",
     "Scope",
     "Serving",
+    "Setting",
     "SpecPatch",
     "Start",
     "StorageConfig",
@@ -140,4 +149,5 @@ __all__ = [
     "__version__",
     "access",
     "hookimpl",
+    "nonblocking",
 ]

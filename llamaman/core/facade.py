@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from llamaman.core.events import Events
 from llamaman.core.store import Changes, Document, Documents, Operation, Store, Versions
 from llamaman.errors import PluginError
 from llamaman.records import InstanceView, ModelView
+
+if TYPE_CHECKING:
+    from llamaman.core.events import Events
 
 
 class PluginCollection(Protocol):

@@ -169,7 +169,7 @@ class Jobs:
                     self._wake.wait(wait)
                     continue
                 due = heapq.heappop(self._due)
-                if due.ticket == due.entry.ticket and not due.entry.running:
+                if due.ticket == due.entry.ticket:
                     due.entry.running = True
                     self._ready.put(due.entry)
 

@@ -14,6 +14,7 @@ import pytest
 from llamaman import ConfigError, Document, InvalidRequest, StorageConfig, StoreCorrupt
 from llamaman_store_json import JsonStore, storage
 from llamaman_store_json.codec import encode
+from llamaman_store_json.files import OsFiles
 from llamaman_store_json.table import Entry, Table
 
 COLLECTIONS = (
@@ -100,6 +101,15 @@ def test_a_link_planted_in_place_of_the_temporary_is_not_followed(filled: Path, 
     store.put("presets", "a", 3)
     store.close()
     assert victim.read_text() == "precious"
+
+
+def test_a_new_file_is_never_an_old_one_or_a_link(tmp_path: Path) -> None:
+    (tmp_path / "old").write_text("precious")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    for name in ("old", "link"):
+        with pytest.raises(FileExistsError):
+            OsFiles().create(tmp_path / name)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def _truncate(path: Path) -> None:
