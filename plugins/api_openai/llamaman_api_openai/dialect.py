@@ -82,7 +82,7 @@ class OpenAI:
             result = yield Call("POST", request.path, request.raw, mode="relay", patch=patch, rename=rename)
             if getattr(result, "relayed", False):
                 return
-        elif request.path == EMBEDDINGS or intent.slots > 1 or isinstance(request.json.get("prompt"), list):
+        elif request.path == EMBEDDINGS or intent.slots > 1 or not _can_be_rebuilt(request.json):
             result = yield Call("POST", request.path, request.raw, mode="plain", patch=patch, rename=rename)
         else:
             patch["stream_options"] = {"include_usage": True}
@@ -108,6 +108,19 @@ class OpenAI:
         return _WAITING
 
 
+def _can_be_rebuilt(body: dict[str, Any]) -> bool:
+    """Whether the engine streams what it would send whole.
+
+    It does not with several prompts, after a text to be continued (the whole answer repeats it), with thoughts
+    left in the text (the whole answer adds the tag that the template opened) or in verbose mode.
+    """
+    if isinstance(body.get("prompt"), list) or body.get("verbose") or body.get("reasoning_format") == "none":
+        return False
+    messages = body.get("messages")
+    last = messages[-1] if isinstance(messages, list) and messages else None
+    return not (isinstance(last, dict) and last.get("role") == "assistant")
+
+
 def _choices(body: dict[str, Any]) -> int:
     count = body.get("n")
     if count is None:
@@ -115,6 +128,15 @@ def _choices(body: dict[str, Any]) -> int:
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 128:
         raise InvalidField("n", "n must be an integer from 1 to 128")
     return count
+
+
+def _most_tokens(body: dict[str, Any]) -> int | None:
+    """The limit that llama-server will apply; it takes these names as aliases."""
+    for name in ("max_tokens", "max_completion_tokens", "n_predict"):
+        value = body.get(name)
+        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
+            return value
+    return None
 
 
 def _rename(intent: Intent, model: ModelView) -> tuple[str, str] | None:
