@@ -121,7 +121,8 @@ def open_llamaman(stack: contextlib.ExitStack, folder: Path) -> Column:
     :raises llamaman_proc.ManagerError: it does not launch the model.
     """
     manager = stack.enter_context(llamaman_proc.prepare(folder))
-    llamaman_proc.launch(manager, STREAMS)
+    for _ in range(2):  # llama.cpp has at most 256 sequences a server, so 400 streams need two
+        llamaman_proc.launch(manager, STREAMS // 2)
     return Column(LLAMAMAN, manager.proxy_port, {"Authorization": f"Bearer {manager.inference_key}"})
 
 

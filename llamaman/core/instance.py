@@ -58,6 +58,7 @@ class Instance:
     last_exit: Exit | None = None
     last_tokens_per_second: float | None = None
     last_ttft_ms: float | None = None
+    prompt_per_second: float | None = None
     failures: int = 0
 
     @property

@@ -208,12 +208,20 @@ class Instances:
         """Why a failed instance cannot serve, as its waiters are told."""
         return unavailable(instance, self._breaker)
 
-    def served(self, instance: Instance, tokens_per_second: float | None, ttft_ms: float | None) -> None:
+    def served(
+        self,
+        instance: Instance,
+        tokens_per_second: float | None,
+        prompt_per_second: float | None,
+        ttft_ms: float | None,
+    ) -> None:
         """A request is over; the figures are volatile and never stored."""
         instance.requests += 1
         instance.failures = 0
         if tokens_per_second is not None:
             instance.last_tokens_per_second = tokens_per_second
+        if prompt_per_second is not None:
+            instance.prompt_per_second = prompt_per_second
         if ttft_ms is not None:
             instance.last_ttft_ms = ttft_ms
 

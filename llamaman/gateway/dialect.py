@@ -107,6 +107,8 @@ class Call:
     ``plain`` is one request and one body.
 
     :ivar patch: dotted paths of object keys -> values, laid over the body.
+    :ivar most_tokens: tokens after which the answer ends at the latest, where the client said so; the kernel
+        does not stream what will be over at once.
     :ivar rename: (the engine's model name, the client's) to be exchanged in what comes back.
     """
 
@@ -116,6 +118,7 @@ class Call:
     mode: Literal["relay", "stream", "assemble", "plain"] = "plain"
     patch: Mapping[str, Any] = field(default_factory=dict)
     rename: tuple[str, str] | None = None
+    most_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,6 +25,7 @@ class Meter:
         "completion_tokens",
         "events",
         "first",
+        "prompt_per_second",
         "prompt_tokens",
         "started",
         "tokens_per_second",
@@ -38,6 +39,7 @@ class Meter:
         self.completion_tokens: int | None = None
         self.cached_tokens: int | None = None
         self.tokens_per_second: float | None = None
+        self.prompt_per_second: float | None = None
 
     def pass_events(self, block: bytes) -> bytes:
         """Take whole SSE events; return the ones that the client shall see.
@@ -82,6 +84,8 @@ class Meter:
                 self.prompt_tokens = cached + prompt
             if isinstance(timings.get("predicted_n"), int):
                 self.completion_tokens = timings["predicted_n"]
+            if isinstance(prompt, int) and prompt > 1:
+                self.prompt_per_second = _number(timings.get("prompt_per_second"))
             speed = timings.get("predicted_per_second")
             # The engine leaves the first token out of the rate, so one token has none.
             if isinstance(speed, int | float) and (self.completion_tokens or 0) > 1:
@@ -102,6 +106,10 @@ class Meter:
             ttft_s=self.first - self.started if self.first is not None else None,
             tokens_per_second=self.tokens_per_second,
         )
+
+
+def _number(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
 def _without_noise(block: bytes) -> bytes:

@@ -64,8 +64,16 @@ log = logging.getLogger("llamaman.gateway")
 
 MAX_ANSWER = 64 * 1024 * 1024
 MAX_EVENT = 8 * 1024 * 1024
+BRIEF_S = 0.5
 _SUSPICIOUS_FAILURES = 3
 _PROGRESS = {"stream": True, "return_progress": True}
+#: Laid over a body per mode; without include_usage a stream's figures would lack what a body has.
+_BY_MODE: Mapping[str, Mapping[str, Any]] = {
+    "plain": {},
+    "relay": _PROGRESS,
+    "stream": _PROGRESS,
+    "assemble": {**_PROGRESS, "stream_options": {"include_usage": True}},
+}
 
 
 class Registry(Protocol):
@@ -83,7 +91,13 @@ class Registry(Protocol):
     def unavailable(self, instance: Instance) -> LlamaManError:
         """Why it cannot serve."""
 
-    def served(self, instance: Instance, tokens_per_second: float | None, ttft_ms: float | None) -> None:
+    def served(
+        self,
+        instance: Instance,
+        tokens_per_second: float | None,
+        prompt_per_second: float | None,
+        ttft_ms: float | None,
+    ) -> None:
         """A request is over."""
 
 
@@ -322,6 +336,8 @@ class Pipeline:
     # --- talking to the engine -----------------------------------------------------------------------
 
     async def _call(self, exchange: Exchange, call: Call, grant: Grant, patch: Mapping[str, Any]) -> Result:
+        if call.mode == "assemble" and _is_brief(call, grant.instance):
+            call = replace(call, mode="plain")
         response = await self._open(grant, call, patch)
         try:
             if call.mode == "plain" or response.status != 200:
@@ -355,7 +371,7 @@ class Pipeline:
         body = call.body
         if body:
             headers.append((b"content-type", b"application/json"))
-            body = _patched(body, {**call.patch, **patch, **(_PROGRESS if call.mode != "plain" else {})})
+            body = _patched(body, {**call.patch, **patch, **_BY_MODE[call.mode]})
         return await grant.client.request(
             call.method,
             call.path.encode(),
@@ -451,7 +467,7 @@ class Pipeline:
         instance = self._p.registry.get(exchange.instance_id) if exchange.instance_id else None
         if instance:
             ttft = usage.ttft_s * 1000 if usage.ttft_s is not None else None
-            self._p.registry.served(instance, usage.tokens_per_second, ttft)
+            self._p.registry.served(instance, usage.tokens_per_second, exchange.meter.prompt_per_second, ttft)
         if not self._p.hooks.has("post_forward"):
             return
         left = exchange.request.is_gone and not exchange.request.answered
@@ -517,6 +533,17 @@ def _check_role(intent: Intent, model: ModelView, embedding: bool) -> None:
         raise InvalidRequest(
             f"model '{model.name}' runs as an embedding model and cannot generate text", field="model"
         )
+
+
+def _is_brief(call: Call, instance: Instance) -> bool:
+    """Whether an answer will be over before streaming it could free its slot any sooner.
+
+    Going by the instance's last measured speeds; a token is at least one byte of the body.
+    """
+    decode, prefill = instance.last_tokens_per_second, instance.prompt_per_second
+    if call.most_tokens is None or not decode or not prefill:
+        return False
+    return call.most_tokens / decode + len(call.body) / prefill <= BRIEF_S
 
 
 def _patched(body: bytes, patch: Mapping[str, Any]) -> bytes:

@@ -85,9 +85,14 @@ class OpenAI:
         elif request.path == EMBEDDINGS or intent.slots > 1 or not _can_be_rebuilt(request.json):
             result = yield Call("POST", request.path, request.raw, mode="plain", patch=patch, rename=rename)
         else:
-            patch["stream_options"] = {"include_usage": True}
             result = yield Call(
-                "POST", request.path, request.raw, mode="assemble", patch=patch, rename=rename
+                "POST",
+                request.path,
+                request.raw,
+                mode="assemble",
+                patch=patch,
+                rename=rename,
+                most_tokens=_most_tokens(request.json),
             )
         yield Reply(result.status, JSON_HEADERS, result.body)  # type: ignore[union-attr] # a Call is answered by a Result
 
