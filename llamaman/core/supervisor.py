@@ -418,6 +418,10 @@ class Supervisor:
         handle = self.instance.handle
         exit_: Exit | None = None
         try:
+            await self._persist()  # so that the next manager completes the stop if this one is killed
+        except LlamaManError as error:
+            log.warning("instance %s: its stop could not be recorded: %s", self.instance.id, error.message)
+        try:
             if handle:
                 exit_ = await self._s.stop(self._runtime.stop, handle, STOP_GRACE_S)
         except LlamaManError as error:

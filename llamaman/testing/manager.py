@@ -281,8 +281,8 @@ class Manager:
 
         def reached() -> dict[str, Any] | None:
             seen = self.instance(instance_id)
-            if seen["status"] == status:
-                return seen
+            if seen["status"] == status and seen["state"] != "stopping":
+                return seen  # one that is stopping has the status of where it goes
             if seen["status"] == "failed":
                 raise ManagerError(f"instance {instance_id} is failed, not {status}: {seen['reason']}")
             return None

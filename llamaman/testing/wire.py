@@ -112,9 +112,12 @@ class Request:
 
         :raises http.client.HTTPException: it ended without HTTP's own end.
         """
-        while line := self.begun.readline():
-            if line.startswith(b"data: "):
-                yield line[6:].strip().decode()
+        rest = b""
+        while block := self.begun.read1():
+            *lines, rest = (rest + block).split(b"\n")
+            for line in lines:
+                if line.startswith(b"data: "):
+                    yield line[6:].strip().decode()
 
     def disconnect(self) -> None:
         """Leave, whatever is still to come."""
