@@ -7,24 +7,32 @@ dictionary look-up in memory. The key itself leaves this module once, in the ans
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import re
 import secrets
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from llamaman.access import OPENS, Scope
+from llamaman.core.key_record import (
+    DEFAULT_NAME,
+    KeyRecord,
+    checked_expiry,
+    checked_models,
+    checked_name,
+    checked_scope,
+    digest_of,
+    from_document,
+    iso,
+    to_document,
+)
 from llamaman.errors import (
     ConfigError,
     Conflict,
     Forbidden,
-    InvalidField,
     InvalidRequest,
     NotFound,
     Unauthorized,
@@ -40,42 +48,8 @@ log = logging.getLogger(__name__)
 
 COLLECTION = "api_keys"
 MAX_KEYS = 1000
-MAX_NAME = 128
-MAX_MODELS = 256
-DEFAULT_NAME = "Untitled"
 
 _BOOTSTRAP = re.compile(r"llm-[A-Za-z0-9_-]{32,}")
-_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-
-
-@dataclass(frozen=True, slots=True)
-class KeyRecord:
-    """What is known about a key. It holds no secret: ``digest`` is the key's SHA-256 in hex.
-
-    :ivar prefix: the key's first 8 characters, by which its owner recognises it.
-    :ivar models: names it may use, None for every model.
-    :ivar created: epoch seconds. :ivar expires: epoch seconds, None for never.
-    """
-
-    id: str
-    name: str
-    prefix: str
-    digest: str
-    scope: Scope
-    models: frozenset[str] | None
-    created: float
-    expires: float | None
-    created_by: str
-    bootstrap: bool = False
-
-    def identity(self) -> Identity:
-        """The caller that this key stands for."""
-        return Identity("key", self.name, self.scope, self.id, self.models)
-
-
-def digest_of(key: str) -> str:
-    """SHA-256 of a key in hex, the only form in which a key is kept."""
-    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
@@ -191,20 +165,20 @@ class Keys:
         key = "llm-" + secrets.token_urlsafe(32)
         record = KeyRecord(
             id=secrets.token_hex(8),
-            name=_name(name),
+            name=checked_name(name),
             prefix=key[:8],
             digest=digest_of(key),
-            scope=_scope(scope),
-            models=_models(models),
+            scope=checked_scope(scope),
+            models=checked_models(models),
             created=self._clock(),
-            expires=_expiry(expires, self._clock()),
+            expires=checked_expiry(expires, self._clock()),
             created_by=by.actor,
         )
         self._refuse_more_than(by, record)
         with self._writing:
             if len(self._by_digest) >= MAX_KEYS:
                 raise Conflict(f"there are {MAX_KEYS} API keys already; revoke some before making another")
-            self._store.put(COLLECTION, record.id, _document(record), expected=0)
+            self._store.put(COLLECTION, record.id, to_document(record), expected=0)
             self._replace([*self._by_digest.values(), record])
         self._publish("created", record, by.actor, "an API key was created")
         return record, key
@@ -218,7 +192,7 @@ class Keys:
             record = self.get(key_id)
             if record.bootstrap:
                 # A tombstone: the variable may still be set, and the next boot must not revive the key.
-                self._store.put(COLLECTION, key_id, {**_document(record), "revoked": self._clock()})
+                self._store.put(COLLECTION, key_id, {**to_document(record), "revoked": self._clock()})
             else:
                 self._store.delete(COLLECTION, key_id)
             self._replace([kept for kept in self._by_digest.values() if kept.id != key_id])
@@ -252,7 +226,7 @@ class Keys:
             bootstrap=True,
         )
         try:
-            self._store.put(COLLECTION, record.id, _document(record), expected=0)
+            self._store.put(COLLECTION, record.id, to_document(record), expected=0)
         except VersionConflict:
             # Either another node stored it first, or it was revoked; reading again tells which.
             self.refresh()
@@ -268,7 +242,7 @@ class Keys:
         with self._writing:
             before = {record.id for record in self._by_digest.values()}
             records = [
-                _record(document.value)
+                from_document(document.value)
                 for document in self._store.list(COLLECTION)
                 if not document.value.get("revoked")
             ]
@@ -316,93 +290,3 @@ class Keys:
         mine = self.get(by.key_id).expires if by.key_id else None
         if mine is not None and (wanted.expires is None or wanted.expires > mine):
             raise Forbidden(f"your key expires at {iso(mine)}; a key it makes cannot outlive it")
-
-
-def iso(moment: float) -> str:
-    """Epoch seconds as ISO-8601 UTC with milliseconds and Z, the form of times in the key API."""
-    text = datetime.fromtimestamp(moment, UTC).isoformat(timespec="milliseconds")
-    return text.replace("+00:00", "Z")
-
-
-def _name(value: str) -> str:
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_NAME or _CONTROLS.search(value):
-        raise InvalidField("name", f"name must be 1 to {MAX_NAME} characters without control characters")
-    return value.strip()
-
-
-def _scope(value: Scope | str | None) -> Scope:
-    if value is None:
-        return Scope.MANAGE
-    try:
-        return Scope(value)
-    except ValueError:
-        allowed = ", ".join(scope.value for scope in Scope)
-        raise InvalidField("scope", f"scope must be one of {allowed}") from None
-
-
-def _models(value: Sequence[str] | None) -> frozenset[str] | None:
-    if value is None:
-        return None
-    if isinstance(value, str) or len(value) > MAX_MODELS or not all(_is_model_name(name) for name in value):
-        raise InvalidField("models", f"models must be null or a list of at most {MAX_MODELS} model names")
-    if not value:
-        raise InvalidField("models", "models is empty: such a key could use nothing; null means every model")
-    return frozenset(name.lower() for name in value)
-
-
-def _is_model_name(name: object) -> bool:
-    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and not _CONTROLS.search(name)
-
-
-def _expiry(value: str | float | None, now: float) -> float | None:
-    if value is None:
-        return None
-    moment = _moment(value)
-    if moment is None:
-        raise InvalidField("expires", "expires must be null or ISO-8601 such as 2031-01-31T12:00:00Z")
-    if moment <= now:
-        raise InvalidField("expires", "expires lies in the past; the key would never work")
-    return moment
-
-
-def _moment(value: object) -> float | None:
-    if isinstance(value, bool) or not isinstance(value, str | int | float):
-        return None
-    try:
-        if not isinstance(value, str):
-            return datetime.fromtimestamp(value, UTC).timestamp()
-        parsed = datetime.fromisoformat(value)
-        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
-    except (ValueError, OverflowError, OSError):  # not a date, or one outside the calendar
-        return None
-
-
-def _document(record: KeyRecord) -> dict[str, Any]:
-    return {
-        "id": record.id,
-        "name": record.name,
-        "prefix": record.prefix,
-        "sha256": record.digest,
-        "scope": record.scope.value,
-        "models": None if record.models is None else sorted(record.models),
-        "created": record.created,
-        "expires": record.expires,
-        "created_by": record.created_by,
-        "bootstrap": record.bootstrap,
-    }
-
-
-def _record(value: Mapping[str, Any]) -> KeyRecord:
-    models = value.get("models")
-    return KeyRecord(
-        id=value["id"],
-        name=value["name"],
-        prefix=value["prefix"],
-        digest=value["sha256"],
-        scope=Scope(value["scope"]),
-        models=None if models is None else frozenset(models),
-        created=value["created"],
-        expires=value.get("expires"),
-        created_by=value.get("created_by", ""),
-        bootstrap=bool(value.get("bootstrap")),
-    )

@@ -7,7 +7,8 @@ answers the second question and knows no web framework, socket or store.
 from __future__ import annotations
 
 from llamaman.access import OPENS, Access, Scope
-from llamaman.core.api_keys import KeyRecord, Keys, digest_of, iso, presented_key
+from llamaman.core.api_keys import Keys, presented_key
+from llamaman.core.key_record import KeyRecord, digest_of, iso
 from llamaman.errors import Forbidden, LlamaManError, Unauthorized
 from llamaman.records import Identity
 

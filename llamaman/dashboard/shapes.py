@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from llamaman.core.api_keys import KeyRecord, iso
+from llamaman.core.key_record import KeyRecord, iso
 from llamaman.records import InstanceView, ModelView, PluginRecord
 
 JsonObject = dict[str, Any]

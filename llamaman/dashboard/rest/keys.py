@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 
 from llamaman.access import Access, access
-from llamaman.core.api_keys import DEFAULT_NAME, MAX_MODELS, MAX_NAME
+from llamaman.core.key_record import DEFAULT_NAME, MAX_MODELS, MAX_NAME
 from llamaman.dashboard.bodies import Check, nullable, text, texts
 from llamaman.dashboard.http import fields, identity
 from llamaman.dashboard.services import Services
