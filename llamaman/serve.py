@@ -14,6 +14,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,6 +31,7 @@ from llamaman.core.instance import Instance
 from llamaman.core.instances import Instances, Parts
 from llamaman.core.jobs import Jobs
 from llamaman.core.kernel import Kernel
+from llamaman.core.notifier import Notifier
 from llamaman.core.ports import PortPool
 from llamaman.core.redact import install_logging
 from llamaman.core.secrets import root_secret
@@ -50,7 +52,7 @@ from llamaman.gateway.native import Native
 from llamaman.gateway.pool import Pools
 from llamaman.gateway.upstream import Address, Upstream
 from llamaman.library.library import Library
-from llamaman.records import Exit, Job, RouteSet, Runtime, StorageConfig, StreamRoute
+from llamaman.records import Exit, InstanceEvent, Job, RouteSet, Runtime, State, StorageConfig, StreamRoute
 from llamaman.runtimes import logfiles
 from llamaman.runtimes.causes import cause
 from llamaman.version import __version__
@@ -90,7 +92,7 @@ async def _serve(config: Config) -> int:
     try:
         await house.open()
         await stop.wait()
-        log.info("ending: engines are stopped, running answers get %g s", SHUTDOWN_GRACE_S)
+        log.info("ending: running answers get %g s, then the engines are stopped", SHUTDOWN_GRACE_S)
     finally:
         await house.close()
         kernel.store.close()
@@ -130,7 +132,8 @@ def _build_kernel(config: Config) -> Kernel:
     settings = Settings(config.node_name, events=events, environ=os.environ)
     settings.declare(CORE_SETTINGS, "llamaman")
     for contribution in hooks.setting_declare():
-        settings.declare([contribution.value], contribution.plugin)
+        named = replace(contribution.value, name=f"{contribution.plugin}.{contribution.value.name}")
+        settings.declare([named], contribution.plugin)
     settings.seal(store)
     keys = Keys(store, events)
     keys.ensure_bootstrap(config.bootstrap_api_key)
@@ -153,7 +156,7 @@ def _build_kernel(config: Config) -> Kernel:
         library=library,
         jobs=Jobs(),
         runtimes={given.value.name: given.value for given in hooks.runtime_register()},
-        plugins=plugins,
+        loaded=plugins,
         started_at=time.time(),
     )
     kernel.facades = Facades(
@@ -180,9 +183,13 @@ class House:
         self._door: FrontDoor | None = None
         self._listeners = Listeners(self._app, limits=Limits(), budget=BodyBudget())
         doors = InstanceDoors(config.host, self._listeners)
+        self._records = Notifier("post-forward", kernel.hooks.post_forward)
+        self._transitions = Notifier("instance-events", kernel.hooks.instance_event)
         kernel.instances = Instances(_instance_parts(kernel, doors))
         self._pools = Pools(kernel.instances, config.request_timeout)
         kernel.instances.subscribe(self._pools.changed)
+        if kernel.hooks.has("instance_event"):
+            kernel.instances.subscribe(self._tell_plugins)
         self._pipeline = gateway.Pipeline(
             gateway.Parts(
                 keys=kernel.keys,
@@ -192,7 +199,7 @@ class House:
                 hooks=kernel.hooks,
                 require_auth=lambda: bool(kernel.settings.get("require_auth")),
                 request_timeout_s=config.request_timeout,
-                record=kernel.hooks.post_forward,
+                record=self._records.put,
             )
         )
         self._dashboard: DashboardServer | None = None
@@ -277,8 +284,10 @@ class House:
         kernel = self._kernel
         await asyncio.to_thread(kernel.hooks.shutdown, kernel.facades)
         await asyncio.to_thread(kernel.jobs.stop)
-        await kernel.instances.shutdown(stop_engines=True)
         await self._listeners.shutdown(SHUTDOWN_GRACE_S)
+        await kernel.instances.shutdown(stop_engines=True)
+        for notifier in (self._records, self._transitions):
+            await asyncio.to_thread(notifier.close)
         if self._dashboard:
             await asyncio.to_thread(self._dashboard.stop)
         for runtime in kernel.runtimes.values():
@@ -286,8 +295,22 @@ class House:
             if close:
                 await asyncio.to_thread(close)
 
+    def _tell_plugins(self, instance: Instance, previous: State | None) -> None:
+        self._transitions.put(
+            InstanceEvent(
+                instance_id=instance.id,
+                model=instance.model,
+                generation=instance.generation,
+                state=instance.state,
+                previous=previous,
+                reason=instance.reason,
+                actor=instance.actor,
+                at=time.time(),
+            )
+        )
+
     def _broken(self, plugin: str, reason: str) -> None:
-        log.error("plugin %s has no routes: %s", plugin, reason)
+        self._kernel.hooks.mark_broken(plugin, f"no routes: {reason}")
 
     def _refresh_models(self) -> None:
         self._kernel.library.refresh()

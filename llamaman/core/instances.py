@@ -105,7 +105,7 @@ class Instances:
         self._open: set[str] = set()
         self._sockets: dict[str, socket.socket] = {}
         self._breaker = Breaker()
-        self._listeners: list[Callable[[Instance], None]] = []
+        self._listeners: list[Callable[[Instance, State | None], None]] = []
         self._starts = ThreadPoolExecutor(8, "start")
         self._stops = ThreadPoolExecutor(8, "stop")
         self._inspects = ThreadPoolExecutor(4, "inspect")
@@ -190,8 +190,8 @@ class Instances:
         """The instances of one model file."""
         return self._by_path.get(path, [])
 
-    def subscribe(self, listener: Callable[[Instance], None]) -> None:
-        """Be told of every state change, on the loop."""
+    def subscribe(self, listener: Callable[[Instance, State | None], None]) -> None:
+        """Be told of every state change with the state before, on the loop."""
         self._listeners.append(listener)
 
     def released(self, instance: Instance) -> None:
@@ -584,7 +584,7 @@ class Instances:
         )
         self._publish(instance, previous, instance.state.value, instance.actor)
         for listener in self._listeners:
-            listener(instance)
+            listener(instance, previous)
 
     def _publish(self, instance: Instance, previous: State | None, kind: str, actor: str) -> None:
         self._p.events.publish(

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from llamaman.core.auth import Keys
 from llamaman.core.config import Config
 from llamaman.core.datadir import DataDir
+from llamaman.core.discovery import with_failures
 from llamaman.core.events import Events
 from llamaman.core.facade import Facades
 from llamaman.core.hooks import Hooks
@@ -40,11 +40,12 @@ class Kernel:
     library: Library
     jobs: Jobs
     runtimes: Mapping[str, Runtime]
-    plugins: Sequence[PluginRecord]
+    loaded: Sequence[PluginRecord]
     started_at: float
     instances: Instances = field(init=False)
     facades: Facades = field(init=False)
 
-    def setting(self, name: str) -> Any:
-        """The value of a setting now."""
-        return self.settings.get(name)
+    @property
+    def plugins(self) -> Sequence[PluginRecord]:
+        """Installed plugins as they are now: one that failed later is broken too."""
+        return with_failures(self.loaded, self.hooks.broken())

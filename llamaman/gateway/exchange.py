@@ -68,7 +68,7 @@ class Exchange:
         self.status = 0
         self.stream = False
         self.ended_by: LlamaManError | None = None
-        self.task = asyncio.current_task()
+        self.task = request.task
         self._send = send
         self._heartbeat: asyncio.TimerHandle | None = None
 

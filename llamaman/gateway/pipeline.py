@@ -29,6 +29,7 @@ from llamaman.errors import (
     ModelUnavailable,
     NotFound,
     PayloadTooLarge,
+    PluginError,
     UpstreamFailed,
     UpstreamTimeout,
 )
@@ -66,6 +67,9 @@ MAX_ANSWER = 64 * 1024 * 1024
 MAX_EVENT = 8 * 1024 * 1024
 BRIEF_S = 0.5
 _SUSPICIOUS_FAILURES = 3
+_EXIT_NOTICED_S = 0.2
+_CAUSE_FOUND_S = 1.0
+_HOOK_DEADLINE_S = 5.0
 _PROGRESS = {"stream": True, "return_progress": True}
 #: Laid over a body per mode; without include_usage a stream's figures would lack what a body has.
 _BY_MODE: Mapping[str, Mapping[str, Any]] = {
@@ -140,6 +144,8 @@ class Pipeline:
             identity = parts.keys.authenticate(head.headers)
             exchange = Exchange(request, send, dialect, identity, head.path)
             request.on_gone = exchange.client_left
+            if request.is_gone:
+                raise ClientGone("the client left before its request was read")
             self.exchanges.add(exchange)
             authorise(identity, level, require_auth=parts.require_auth())
             raw, body = b"", {}
@@ -329,23 +335,34 @@ class Pipeline:
 
     async def _pre_forward(self, exchange: Exchange, intent: Intent, model: ModelView) -> dict[str, Any]:
         call = self._forward_call(exchange, intent, model)
-        outcome = await asyncio.to_thread(self._p.hooks.pre_forward, call)
+        hooks = self._p.hooks
+        if hooks.pre_forward_blocks():
+            try:
+                async with asyncio.timeout(_HOOK_DEADLINE_S):
+                    outcome = await asyncio.to_thread(hooks.pre_forward, call)
+            except TimeoutError:
+                raise PluginError(
+                    "pre_forward", f"no answer within {_HOOK_DEADLINE_S:g} s", status=503
+                ) from None
+        else:
+            outcome = hooks.pre_forward(call)
         _raise_reject(outcome)
         return dict(outcome) if isinstance(outcome, Mapping) else {}
 
     # --- talking to the engine -----------------------------------------------------------------------
 
     async def _call(self, exchange: Exchange, call: Call, grant: Grant, patch: Mapping[str, Any]) -> Result:
-        if call.mode == "assemble" and _is_brief(call, grant.instance):
-            call = replace(call, mode="plain")
-        response = await self._open(grant, call, patch)
+        mode = call.mode
+        if mode == "assemble" and _is_brief(call, grant.instance):
+            mode = "plain"
+        response = await self._open(grant, call, mode, patch)
         try:
-            if call.mode == "plain" or response.status != 200:
+            if mode == "plain" or response.status != 200:
                 answer = await response.read_all(MAX_ANSWER)
                 if response.status == 200:
                     meter_body(exchange.meter, answer)
                 return Result(response.status, rename(answer, call.rename))
-            if call.mode == "relay":
+            if mode == "relay":
                 await self._relay(exchange, response, call.rename)
                 return Result(200, b"", relayed=True)
             result = await assemble(response, exchange.meter, chat="chat" in call.path)
@@ -360,18 +377,18 @@ class Pipeline:
     async def _begin_stream(
         self, exchange: Exchange, call: Call, grant: Grant, patch: Mapping[str, Any]
     ) -> tuple[Event, EventStream | None]:
-        response = await self._open(grant, call, patch)
+        response = await self._open(grant, call, "stream", patch)
         if response.status != 200:
             return Result(response.status, await response.read_all(MAX_ANSWER)), None
         stream = EventStream(response, exchange.meter)
         return await stream.next(), stream
 
-    async def _open(self, grant: Grant, call: Call, patch: Mapping[str, Any]) -> Response:
+    async def _open(self, grant: Grant, call: Call, mode: str, patch: Mapping[str, Any]) -> Response:
         headers = [(b"authorization", b"Bearer " + grant.instance.api_key)]
         body = call.body
         if body:
             headers.append((b"content-type", b"application/json"))
-            body = _patched(body, {**call.patch, **patch, **_BY_MODE[call.mode]})
+            body = _patched(body, {**call.patch, **patch, **_BY_MODE[mode]})
         return await grant.client.request(
             call.method,
             call.path.encode(),
@@ -442,24 +459,32 @@ class Pipeline:
                 f"the engine was silent for {self._p.request_timeout_s:g} s (REQUEST_TIMEOUT)"
             )
         instance = grant.instance
-        for _ in range(50):  # the exit and its cause arrive within milliseconds of the reset
-            if instance.generation != grant.generation or instance.state in (State.FAILED, State.BACKOFF):
-                if exchange.wrote_content:
-                    return EngineDied("the engine ended in the middle of this answer")
-                if instance.state is State.FAILED:
-                    return self._p.registry.unavailable(instance)
-                return EngineDied(f"the engine ended: {instance.reason}", retry_after=5)
-            if instance.state in (State.STOPPING, State.STOPPED, State.SLEEPING):
-                return EngineDied(f"the instance was stopped: {instance.reason}", retry_after=5)
-            if instance.last_exit is None and _ >= 10:
-                break
+        if await self._outlived(grant):
+            instance.failures += 1
+            if instance.failures >= _SUSPICIOUS_FAILURES:
+                self._p.registry.suspect(instance)
+            if exchange.wrote_content or error.kind == "protocol":
+                return UpstreamFailed(f"the engine broke the connection ({error.kind})")
+            return None
+        if exchange.wrote_content:
+            return EngineDied("the engine ended in the middle of this answer")
+        if instance.state is State.FAILED:
+            return self._p.registry.unavailable(instance)
+        return EngineDied(f"the engine ended: {instance.reason}", retry_after=5)
+
+    async def _outlived(self, grant: Grant) -> bool:
+        """Whether the engine is still there after a broken connection.
+
+        Its exit and the cause reach the supervisor within milliseconds of the reset, but not before it.
+        """
+        instance = grant.instance
+        waited = 0.0
+        while instance.generation == grant.generation and instance.state is State.READY:
+            if waited >= (_EXIT_NOTICED_S if instance.last_exit is None else _CAUSE_FOUND_S):
+                return instance.last_exit is None
             await asyncio.sleep(0.02)
-        instance.failures += 1
-        if instance.failures >= _SUSPICIOUS_FAILURES:
-            self._p.registry.suspect(instance)
-        if exchange.wrote_content or error.kind == "protocol":
-            return UpstreamFailed(f"the engine broke the connection ({error.kind})")
-        return None
+            waited += 0.02
+        return False
 
     def _record(self, exchange: Exchange) -> None:
         usage = exchange.meter.usage()
