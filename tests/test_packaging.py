@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import re
+import shutil
 import subprocess
 import tomllib
 from functools import cache
@@ -42,17 +43,16 @@ def package(folder: Path) -> Path:
 
 @cache
 def committed() -> tuple[Path, ...]:
-    """Every file that git keeps or would add; all files outside .venv where this is no git checkout."""
-    listed = subprocess.run(
-        ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    names = [name for name in listed.stdout.split("\0") if name]
-    if listed.returncode != 0:
-        skipped = {".venv", ".demo", ".git"}
-        names = [str(path.relative_to(ROOT)) for path in ROOT.rglob("*") if not skipped & set(path.parts)]
+    """Every file that git keeps or would add; all but what we generate where there is no git."""
+    names: list[str] = []
+    if shutil.which("git"):
+        command = ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard", "-z"]
+        listed = subprocess.run(command, capture_output=True, text=True, check=False)
+        names = [name for name in listed.stdout.split("\0") if name]
+    if not names:
+        kept_out = re.compile(r"(^|/)(\.venv|\.demo|\.git|__pycache__|\.[a-z]+_cache)/")
+        everything = (path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*"))
+        names = [name for name in everything if not kept_out.search(name)]
     return tuple(ROOT / name for name in names if (ROOT / name).is_file())
 
 

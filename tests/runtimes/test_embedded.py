@@ -15,6 +15,7 @@ import pytest
 from llamaman.errors import LaunchError
 from llamaman.records import Engine, LaunchPlan
 from llamaman.runtimes import embedded, embedded_child
+from llamaman.runtimes.openmp import engine_environment
 
 from .conftest import Lab
 
@@ -140,7 +141,7 @@ def test_a_parameter_that_the_package_lacks_ends_the_child_with_64_and_its_name(
     ):
         ended = subprocess.run(
             [sys.executable, "-I", str(embedded.CHILD)],
-            env={embedded.VARIABLE: json.dumps([assignment])},
+            env={embedded.VARIABLE: json.dumps([assignment]), **engine_environment()},
             capture_output=True,
             text=True,
             timeout=60,
