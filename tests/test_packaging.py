@@ -50,7 +50,7 @@ def committed() -> tuple[Path, ...]:
         listed = subprocess.run(command, capture_output=True, text=True, check=False)
         names = [name for name in listed.stdout.split("\0") if name]
     if not names:
-        kept_out = re.compile(r"(^|/)(\.venv|\.demo|\.git|__pycache__|\.[a-z]+_cache)/")
+        kept_out = re.compile(r"(^|/)(\.(?!ci/)\w+|__pycache__)/")
         everything = (path.relative_to(ROOT).as_posix() for path in ROOT.rglob("*"))
         names = [name for name in everything if not kept_out.search(name)]
     return tuple(ROOT / name for name in names if (ROOT / name).is_file())
