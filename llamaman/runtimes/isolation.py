@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 
 
-def missing_isolation(user: str | None) -> tuple[str, ...]:
+def missing_isolation(user: str | None, no_sandbox: str | None) -> tuple[str, ...]:
     """Sentences about what is missing for processes started here.
 
     :param user: the configured LLAMA_SERVER_USER.
+    :param no_sandbox: why there is no sandbox, or None.
     """
-    notes = ["no isolation of the file system and network: the engine may do what its user may do"]
+    notes = []
+    if no_sandbox is not None:
+        notes.append(f"no isolation of files and network, the engine may do what its user may: {no_sandbox}")
     if os.geteuid() != 0:
         notes.append("engines run as LlamaMan's own user")
         if user:

@@ -21,12 +21,13 @@ from pathlib import Path
 
 from llamaman.errors import LaunchError
 from llamaman.records import Address, Engine, Exit, Handle, LaunchPlan
-from llamaman.runtimes import embedded, limits, logfiles, procfs
+from llamaman.runtimes import embedded, limits, logfiles, procfs, sandbox
 from llamaman.runtimes.causes import START_MARK
 from llamaman.runtimes.engines import Probes, embedded_version, find_binary
 from llamaman.runtimes.exits import ExitPoller, Identity
 from llamaman.runtimes.isolation import missing_isolation
 from llamaman.runtimes.openmp import engine_environment
+from llamaman.runtimes.sandbox import Sandbox
 from llamaman.runtimes.spawn import User, find_user, spawn
 
 _INSTANCE, _NODE, _INSTALL = "LLAMAMAN_INSTANCE_ID", "LLAMAMAN_NODE", "LLAMAMAN_INSTALL"
@@ -95,7 +96,8 @@ class ProcessRuntime:
 
     def isolation(self) -> tuple[str, ...]:
         """What separates engines from this machine less than a container would, in words for the card."""
-        return missing_isolation(self._user_name)
+        program = find_binary(self._binary) or Path(sys.executable)
+        return missing_isolation(self._user_name, sandbox.why_not(program))
 
     def limits_enforced(self) -> frozenset[str]:
         """Which of ``memory`` and ``cpus`` a plan can really limit here."""
@@ -116,7 +118,9 @@ class ProcessRuntime:
         output = logfiles.open_log(plan.log_path)
         try:
             os.write(output, _start_line(plan))
-            spawned = spawn(argv, env=env, output=output, user=user)
+            spawned = spawn(
+                argv, env=env, output=output, user=user, sandbox=self._sandbox(plan, Path(argv[0]))
+            )
         except OSError as error:
             raise LaunchError(
                 f"the engine '{plan.engine.name}' could not be started: {error.strerror or error}; "
@@ -213,6 +217,14 @@ class ProcessRuntime:
             return None
         return find_user(self._user_name)
 
+    def _sandbox(self, plan: LaunchPlan, program: Path) -> Sandbox | None:
+        if sandbox.why_not(program) is not None:
+            return None
+        code: tuple[Path, ...] = ()
+        if plan.engine.kind == "embedded":
+            code = (Path(sys.prefix), Path(sys.base_prefix), embedded.CHILD)
+        return sandbox.for_plan(plan, program, private=self._state_dir, code=code)
+
     def _is_ours(self, pid: int) -> bool:
         program = procfs.executable(pid)
         line = procfs.command_line(pid)
@@ -223,7 +235,7 @@ class ProcessRuntime:
         if binary is not None:
             known.add(os.path.realpath(binary))
         # A script that ends in exec leaves another program in its process, and that is all we can know of it.
-        return program in known or any(_is_script(Path(path)) for path in known)
+        return program in known or any(sandbox.is_script(Path(path)) for path in known)
 
     def _argv(self, plan: LaunchPlan) -> list[str]:
         engine = plan.engine
@@ -354,11 +366,3 @@ def _marked(process: procfs.Process, environ: Mapping[str, str], node: str, inst
     else:
         return None
     return Handle(instance_id, int(generation), process.pid, process.started, address)
-
-
-def _is_script(path: Path) -> bool:
-    try:
-        with path.open("rb") as file:
-            return file.read(2) == b"#!"
-    except OSError:
-        return False

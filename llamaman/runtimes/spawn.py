@@ -8,6 +8,7 @@ thread and hands it down), the rest is set on the child from outside as soon as 
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import pwd
 import resource
@@ -18,9 +19,12 @@ from dataclasses import dataclass
 
 from llamaman.errors import LaunchError
 from llamaman.runtimes import procfs
+from llamaman.runtimes.sandbox import Sandbox, enter
 
 _PR_SET_NO_NEW_PRIVS = 38
 _OOM_SCORE = 500
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,16 +66,17 @@ def spawn(
     env: Mapping[str, str],
     output: int,
     user: User | None,
+    sandbox: Sandbox | None = None,
 ) -> Spawned:
     """Start ``argv`` in a session of its own, with exactly ``env``, both outputs going to ``output``.
 
     :raises OSError: the program could not be executed; nothing is left running.
     """
-    outcome: list[Spawned | BaseException] = []
+    outcome: list[subprocess.Popen[bytes] | BaseException] = []
 
     def start() -> None:
         try:
-            outcome.append(_spawn_here(argv, env, output, user))
+            outcome.append(_spawn_here(argv, env, output, user, sandbox))
         except BaseException as error:  # noqa: BLE001 - carried to the calling thread and raised there
             outcome.append(error)
 
@@ -81,12 +86,22 @@ def spawn(
     result = outcome[0]
     if isinstance(result, BaseException):
         raise result
-    return result
+    return _settle(result)
 
 
-def _spawn_here(argv: Sequence[str], env: Mapping[str, str], output: int, user: User | None) -> Spawned:
-    set_no_new_privs()
-    child = subprocess.Popen(
+def _spawn_here(
+    argv: Sequence[str], env: Mapping[str, str], output: int, user: User | None, sandbox: Sandbox | None
+) -> subprocess.Popen[bytes]:
+    if not set_no_new_privs():
+        _log.warning(
+            "this kernel knows no no_new_privs, so an engine may gain rights by running a setuid file"
+        )
+    elif sandbox is not None:
+        try:
+            enter(sandbox)
+        except OSError as error:
+            _log.warning("an engine starts without its sandbox, which the kernel refused: %s", error)
+    return subprocess.Popen(
         argv,
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -100,6 +115,10 @@ def _spawn_here(argv: Sequence[str], env: Mapping[str, str], output: int, user: 
         group=user.gid if user else None,
         extra_groups=user.groups if user else None,
     )
+
+
+def _settle(child: subprocess.Popen[bytes]) -> Spawned:
+    """What is set on a process from outside, by a thread that is in no sandbox."""
     # A child of ours stays readable in /proc until it is reaped, and nobody has reaped it yet.
     process = procfs.read(child.pid)
     started = process.started if process else 0

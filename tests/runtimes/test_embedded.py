@@ -152,7 +152,9 @@ def test_a_parameter_that_the_package_lacks_ends_the_child_with_64_and_its_name(
 
 
 def test_a_listener_that_is_gone_is_noticed() -> None:
+    open_before = os.listdir("/proc/self/fd")
     before = embedded_child.listening_sockets()
+    assert os.listdir("/proc/self/fd") == open_before
     server = socket.create_server(("127.0.0.1", 0))
     plain = socket.socket()
     (found,) = embedded_child.listening_sockets() - before
