@@ -24,7 +24,7 @@ from llamaman.core.admission import Policy
 from llamaman.core.api_keys import Keys
 from llamaman.core.config import Config
 from llamaman.core.datadir import open_data_dir
-from llamaman.core.events import Events
+from llamaman.core.events import Event, Events
 from llamaman.core.facade import Facades
 from llamaman.core.hooks import Hooks
 from llamaman.core.instance import Instance
@@ -64,6 +64,7 @@ SWITCH_INTERVAL_S = 0.0005
 CAUSE_LINES = 60
 ROTATE_EVERY_S = 10.0
 REFRESH_EVERY_S = 15.0
+LOGS_TOTAL_BYTES = 1 << 30
 
 
 def run(config: Config) -> int:
@@ -257,6 +258,11 @@ class House:
             loop.call_soon_threadsafe(self._pipeline.exchanges.revoke, key_id)
 
         kernel.keys.on_revoke(revoked)
+
+        def preset_changed(event: Event) -> None:
+            loop.call_soon_threadsafe(kernel.instances.preset_saved, event.data["model"])
+
+        kernel.events.subscribe("presets", preset_changed)
         await asyncio.to_thread(kernel.library.rescan)
         await kernel.instances.boot()
         await self._listeners.open(Surface("proxy"), host=config.host, port=config.proxy_port)
@@ -319,8 +325,10 @@ class House:
         kernel = self._kernel
 
         def rotate() -> None:
-            for view in kernel.instances.views():
-                logfiles.rotate_if_large(view.log_path)
+            paths = [view.log_path for view in kernel.instances.views()]
+            for path in paths:
+                logfiles.rotate_if_large(path)
+            logfiles.bound_total(kernel.config.logs_dir, keep=paths, total_bytes=LOGS_TOTAL_BYTES)
 
         kernel.jobs.add(Job("rotate-logs", ROTATE_EVERY_S, rotate), "llamaman")
         kernel.jobs.add(Job("refresh-models", REFRESH_EVERY_S, self._refresh_models), "llamaman")

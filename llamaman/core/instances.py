@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from llamaman.core import launch, planner
 from llamaman.core import messages as m
-from llamaman.core import planner
 from llamaman.core.admission import Admit, Confirm, Launcher, Policy, decide
 from llamaman.core.breaker import Breaker
 from llamaman.core.engine_client import Connect
@@ -232,6 +232,17 @@ class Instances:
             return bool(known[0].options.get("embedding_model"))
         preset = self._p.sources.preset(model.path)
         return bool(preset and preset.get("embedding_model"))
+
+    def preset_saved(self, model: str) -> None:
+        """Apply to the instances of a model what a saved preset may change without a relaunch."""
+        for instance in self._snapshot():
+            if instance.model != model:
+                continue
+            preset = self._p.sources.preset(instance.model_path) or {}
+            wanted = launch.resolve(preset, instance.overrides)
+            live = {name: wanted[name] for name in launch.LIVE}
+            instance.options = {**instance.options, **live}
+            self._supervisors[instance.id].options_changed()
 
     async def ensure_running(
         self, model: ModelView, only: str | None, launcher: Launcher, *, embedding: bool

@@ -290,7 +290,7 @@ class Pools:
             pool = self._pools[path] = Pool(self._fleet, path, self._timeout_s)
         return pool
 
-    def changed(self, instance: Instance, previous: State | None) -> None:
+    def changed(self, instance: Instance, _previous: State | None = None) -> None:
         """An instance changed its state; called by the registry on the loop."""
         if pool := self._pools.get(instance.model_path):
             pool.changed(instance)
