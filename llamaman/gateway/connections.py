@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 from collections.abc import Awaitable, Callable
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from llamaman.gateway.answers import date_and_server
@@ -24,6 +25,7 @@ AsgiApp = Callable[
 _REFUSED_AT_ONCE = 64  # refused connections that still get a sentence; beyond that they are just dropped
 
 
+@lru_cache(maxsize=1024)
 def address_group(host: str) -> str | None:
     """What a connection counts against: the IPv4 address, the IPv6 /64, or None for loopback and unknown."""
     try:

@@ -56,6 +56,18 @@ def test_the_cuts_between_packets_do_not_matter(events: list[tuple[bytes, bytes]
     assert splitter.rest() == b""
 
 
+@pytest.mark.parametrize("stream", [b"data: a\n\ndata: b\n\n", b"data: a\r\n\r\ndata: b\r\n\r\n: x\n\n"])
+def test_every_pair_of_cuts_gives_the_same_events(stream: bytes) -> None:
+    for first in range(len(stream) + 1):
+        for second in range(first, len(stream) + 1):
+            splitter = Splitter()
+            pieces = (stream[:first], stream[first:second], stream[second:])
+            complete = [splitter.feed(piece) for piece in pieces if piece]
+            assert b"".join(complete) == stream
+            assert [data for block in complete for data in iter_events(block)] == [b"a", b"b"]
+            assert splitter.rest() == b""
+
+
 def test_an_unfinished_event_is_kept_to_tell_truncation() -> None:
     splitter = Splitter()
     assert splitter.feed(b"data: a\n\ndata: b") == b"data: a\n\n"

@@ -281,9 +281,13 @@ def test_a_fresh_connection_is_never_retried(run: Any) -> None:
     run(check())
 
 
-def test_a_reused_connection_that_answered_with_one_byte_is_not_retried(run: Any) -> None:
+@pytest.mark.parametrize(("end", "kind"), [("close", "truncated"), ("reset", "reset")])
+def test_a_reused_connection_that_answered_with_one_byte_is_not_retried(
+    run: Any, end: str, kind: str
+) -> None:
     async def check() -> None:
         requests: list[int] = []
+        byte_arrived = asyncio.Event()
 
         async def script(peer: Peer, number: int) -> None:
             await peer.request()
@@ -292,12 +296,20 @@ def test_a_reused_connection_that_answered_with_one_byte_is_not_retried(run: Any
             await peer.request()
             requests.append(number)
             await peer.send(b"H")
+            await byte_arrived.wait()
+            if end == "reset":
+                peer.reset()
 
         async with engine(script) as upstream:
             await (await get(upstream)).read_all(10)
+            (connection,) = upstream._all
+            asking = asyncio.ensure_future(get(upstream))
+            while not connection._received or len(requests) < 2:
+                await asyncio.sleep(0.005)
+            byte_arrived.set()
             with pytest.raises(UpstreamError) as failed:
-                await get(upstream)
-            assert (failed.value.kind, failed.value.received) == ("truncated", True)
+                await asking
+            assert (failed.value.kind, failed.value.received) == (kind, True)
         assert requests == [1, 1]
 
     run(check())
