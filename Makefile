@@ -24,9 +24,9 @@ test: venv ## run all tests (choose with ARGS="tests/core -k ports")
 	@$(OPENMP) $(RUN) pytest $(ARGS)
 
 lint: venv ## formatting, lint and types; changes nothing
-	@$(RUN) ruff format --check .
-	@$(RUN) ruff check .
-	@$(RUN) mypy
+	@status=0; for tool in "ruff format --check ." "ruff check ." mypy; do \
+		echo "--- $$tool"; $(RUN) $$tool || status=1; \
+	done; exit $$status
 
 format: venv ## let ruff rewrite what it can
 	@$(RUN) ruff check --fix .
