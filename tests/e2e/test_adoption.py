@@ -24,7 +24,9 @@ def seconds_until_it_answers(manager: Manager, ports: list[int]) -> float:
     manager.spawn()
     waiting = list(ports)
     while waiting:
-        assert time.monotonic() - begun < ANSWERS_AGAIN_S, f"ports {waiting} do not answer; {manager.output()}"
+        assert time.monotonic() - begun < ANSWERS_AGAIN_S, (
+            f"ports {waiting} do not answer; {manager.output()}"
+        )
         try:
             if manager.chat(None, port=waiting[0], max_tokens=1).status == 200:
                 waiting.pop(0)
@@ -95,7 +97,7 @@ def test_the_slot_of_a_stream_that_died_with_the_manager_comes_free(
 def test_killed_while_a_model_loads_it_adopts_the_load(tempered: Callable[..., Manager]) -> None:
     manager = tempered("polite", load_ms=1500)
     instance = manager.launch("tiny", wait=None)
-    (pid,) = manager.until(lambda: manager.engines(), "the engine")
+    (pid,) = manager.until(manager.engines, "the engine")
     manager.kill()
     manager.start()
     now = manager.wait_status(instance["id"], "healthy")
