@@ -112,6 +112,14 @@ def environ(pid: int) -> dict[str, str]:
     return {name: value for name, _, value in pairs}
 
 
+def parent(pid: int) -> int | None:
+    """The parent of a process, zombies included; null when it is gone."""
+    for line in _lines(Path(f"/proc/{pid}/status")):
+        if line.startswith("PPid:"):
+            return int(line.split()[1])
+    return None
+
+
 def pids() -> list[int]:
     """Every process but this one."""
     return [int(e.name) for e in Path("/proc").iterdir() if e.name.isdigit() and int(e.name) != os.getpid()]
