@@ -11,7 +11,7 @@ from llamaman.gateway.assemble import Assembler
 from llamaman.gateway.body import dump
 from llamaman.gateway.dialect import Chunk, Result
 from llamaman.gateway.meter import Meter
-from llamaman.gateway.sse import Splitter, iter_events
+from llamaman.gateway.sse import EventTooLarge, Splitter, iter_events
 from llamaman.gateway.upstream import Response
 
 
@@ -29,19 +29,26 @@ class EventStream:
     async def next(self) -> Chunk | Result:
         """The next event, or a Result at the complete end.
 
-        :raises UpstreamError: the stream broke.
+        :raises UpstreamError: the stream broke. :raises UpstreamFailed: it makes no sense.
         """
         while not self._pending:
             block = await self.response.read_block()
             if not block:
                 return Result(200, b"")
-            self._pending = parse_events(self._splitter.feed(block))
+            self._pending = parse_events(_whole_events(self._splitter, block))
             self._pending.reverse()
         event = self._pending.pop()
         if "error" in event and "choices" not in event:
             return stream_error(event["error"])
         self._meter.saw(event)
         return Chunk(event)
+
+
+def _whole_events(splitter: Splitter, block: bytes) -> bytes:
+    try:
+        return splitter.feed(block)
+    except EventTooLarge as error:
+        raise UpstreamFailed(f"the engine is not understood: {error}") from None
 
 
 def parse_events(block: bytes) -> list[dict[str, Any]]:
@@ -67,12 +74,12 @@ def parse_events(block: bytes) -> list[dict[str, Any]]:
 async def assemble(response: Response, meter: Meter, *, chat: bool) -> Result:
     """Read a streamed completion to its end and rebuild the engine's non-streamed body.
 
-    :raises UpstreamError: the stream broke.
+    :raises UpstreamError: the stream broke. :raises UpstreamFailed: it makes no sense.
     """
     assembler = Assembler(chat=chat)
     splitter = Splitter()
     while block := await response.read_block():
-        for event in parse_events(splitter.feed(block)):
+        for event in parse_events(_whole_events(splitter, block)):
             if "error" in event and "choices" not in event:
                 return stream_error(event["error"])
             meter.saw(event)

@@ -13,6 +13,7 @@ from llamaman.errors import LlamaManError, Unauthorized
 from llamaman.gateway.dialect import SSE_HEADERS, Dialect, Headers, Intent, Phase, Reply
 from llamaman.gateway.meter import Meter
 from llamaman.gateway.request import Request
+from llamaman.gateway.sse import frame
 from llamaman.records import Identity, ModelView
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -95,8 +96,12 @@ class Exchange:
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def reply(self, reply: Reply) -> None:
-        """Send a whole answer."""
+        """Send a whole answer; as the last event of the stream when a heartbeat has begun one."""
         self.quiet()
+        if self.started:
+            self.status = reply.status
+            await self._send({"type": "http.response.body", "body": frame(reply.body), "more_body": False})
+            return
         self.started = True
         self.wrote_content = True
         self.status = reply.status

@@ -1,7 +1,7 @@
 """The one path of every inference request, from authentication to the released slot.
 
 Reading order: :meth:`Pipeline.handle`, which is the path in the order in which a request meets it;
-``_serve`` drives the dialect's generator; ``_call`` and its four modes talk to the engine; ``_leave``
+``_serve`` drives the dialect's generator; ``_call`` and its four modes talk to the engine; ``_abandon``
 is what happens when the client goes first.
 """
 
@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from llamaman.access import Access
-from llamaman.core.auth import Keys, allows_model, authorise
+from llamaman.core.auth import Keys, allows, allows_model, authorise
 from llamaman.core.hooks import Hooks
 from llamaman.core.instance import Instance
 from llamaman.core.library_contract import Library
@@ -273,6 +273,8 @@ class Pipeline:
         only = own.id if own else None
         grant = pool.try_now(only, intent.slots)
         if grant is None:
+            if not intent.wakes:
+                raise ModelUnavailable(f"model '{model.name}' is not running, and this does not start it")
             exchange.phase = "load" if pool.loading else "queue"
             waited = time.monotonic()
             wants_embedding = embedding or (intent.needs == "embedding" and model.embedding)
@@ -313,6 +315,8 @@ class Pipeline:
                 event = None
                 if isinstance(op, Call):
                     if op.mode == "stream":
+                        if stream:
+                            self._done_with(stream.response, grant)
                         event, stream = await self._begin_stream(exchange, op, grant, patch)
                     else:
                         event = await self._call(exchange, op, grant, patch)
@@ -328,8 +332,8 @@ class Pipeline:
                     event = await self._calls(op, exchange, grant, patch)
         finally:
             serving.close()
-            if stream and not stream.response.complete:
-                self._leave(stream.response, grant)
+            if stream:
+                self._done_with(stream.response, grant)
         if not exchange.request.answered:
             await exchange.finish()
 
@@ -367,12 +371,10 @@ class Pipeline:
                 return Result(200, b"", relayed=True)
             result = await assemble(response, exchange.meter, chat="chat" in call.path)
             return replace(result, body=rename(result.body, call.rename)) if call.rename else result
-        except (asyncio.CancelledError, ClientGone):
-            self._leave(response, grant)
-            raise
         except EventTooLarge:
-            self._leave(response, grant)
             raise UpstreamFailed("the engine sent an event over 8 MiB") from None
+        finally:
+            self._done_with(response, grant)
 
     async def _begin_stream(
         self, exchange: Exchange, call: Call, grant: Grant, patch: Mapping[str, Any]
@@ -381,7 +383,11 @@ class Pipeline:
         if response.status != 200:
             return Result(response.status, await response.read_all(MAX_ANSWER)), None
         stream = EventStream(response, exchange.meter)
-        return await stream.next(), stream
+        try:
+            return await stream.next(), stream
+        except BaseException:
+            self._done_with(response, grant)
+            raise
 
     async def _open(self, grant: Grant, call: Call, mode: str, patch: Mapping[str, Any]) -> Response:
         headers = [(b"authorization", b"Bearer " + grant.instance.api_key)]
@@ -430,13 +436,23 @@ class Pipeline:
             async with gate:
                 return await self._call(exchange, call, grant, patch)
 
-        return Results(await asyncio.gather(*(one(call) for call in calls.calls)))
+        tasks = [asyncio.get_running_loop().create_task(one(call)) for call in calls.calls]
+        try:
+            return Results(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:  # else the others would go on without a permit
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
 
     # --- ends ----------------------------------------------------------------------------------------
 
-    def _leave(self, response: Response, grant: Grant) -> None:
-        """The client is gone: half-close, and keep the slot until the engine has really let go."""
-        self._abandon(grant, response.cancel())
+    def _done_with(self, response: Response, grant: Grant) -> None:
+        """Give the connection back; where the engine is still at work, stop it and keep the slot until it has."""
+        if response.complete:
+            response.release()
+        elif response.failure is None:
+            self._abandon(grant, response.cancel())
 
     def _abandon(self, grant: Grant, drain: Coroutine[Any, Any, bool]) -> None:
         grant.hold()
@@ -466,6 +482,8 @@ class Pipeline:
             if exchange.wrote_content or error.kind == "protocol":
                 return UpstreamFailed(f"the engine broke the connection ({error.kind})")
             return None
+        if instance.state in (State.STOPPING, State.STOPPED, State.SLEEPING):
+            return ModelUnavailable(f"the instance was stopped: {instance.reason}", retry_after=5)
         if exchange.wrote_content:
             return EngineDied("the engine ended in the middle of this answer")
         if instance.state is State.FAILED:
