@@ -38,7 +38,7 @@ from llamaman.core.secrets import root_secret
 from llamaman.core.settings import Settings
 from llamaman.core.settings_table import CORE_SETTINGS
 from llamaman.dashboard.server import DashboardServer
-from llamaman.errors import ConfigError, LlamaManError, StoreCorrupt
+from llamaman.errors import ConfigError, StoreCorrupt
 from llamaman.gateway import pipeline as gateway
 from llamaman.gateway.admin_socket import prepare_runtime_dir, socket_path
 from llamaman.gateway.dialect import Dialect
@@ -144,6 +144,12 @@ def _build_kernel(config: Config) -> Kernel:
         events=events,
         allow_unlisted=lambda: bool(settings.get("launch.allow_unlisted_args")),
     )
+    runtimes = {given.value.name: given.value for given in hooks.runtime_register()}
+    if config.runtime != "auto" and config.runtime not in runtimes:
+        raise ConfigError(
+            f"LLAMAMAN_RUNTIME is '{config.runtime}', which is not installed; it may be: "
+            f"{', '.join(sorted(runtimes))} or auto"
+        )
     collections = {given.value.name: given.plugin for given in hooks.collection_declare()}
     kernel = Kernel(
         config=config,
@@ -156,7 +162,7 @@ def _build_kernel(config: Config) -> Kernel:
         keys=keys,
         library=library,
         jobs=Jobs(),
-        runtimes={given.value.name: given.value for given in hooks.runtime_register()},
+        runtimes=runtimes,
         loaded=plugins,
         started_at=time.time(),
     )
@@ -213,6 +219,9 @@ class House:
     async def open(self) -> None:
         """Open every port, adopt what runs, start the rest."""
         kernel, config = self._kernel, self._kernel.config
+        # Bound before anything is adopted: a taken port must end the boot while it has changed nothing.
+        proxy = self._listeners.reserve(config.host, config.proxy_port)
+        manage = self._listeners.reserve(config.host, config.port)
         self._runtime_dir = prepare_runtime_dir(config.runtime_dir)
         dialects, streams, route_sets = _sort_routes(kernel)
         log_streams = LogStreams(lambda instance_id: kernel.instances.view(instance_id).log_path)
@@ -265,8 +274,8 @@ class House:
         kernel.events.subscribe("presets", preset_changed)
         await asyncio.to_thread(kernel.library.rescan)
         await kernel.instances.boot()
-        await self._listeners.open(Surface("proxy"), host=config.host, port=config.proxy_port)
-        await self._listeners.open(Surface("manage"), host=config.host, port=config.port)
+        await self._listeners.open(Surface("proxy"), host=config.host, port=config.proxy_port, sock=proxy)
+        await self._listeners.open(Surface("manage"), host=config.host, port=config.port, sock=manage)
         await self._listeners.open_unix(
             Surface("admin"), socket_path(self._runtime_dir, config.node_name), 0o600
         )
@@ -365,11 +374,11 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
             openai_may_evict_managed=settings.get("allow_openai_api_evict_managed"),
         )
 
-    def diagnose(instance: Instance, exit_: Exit) -> tuple[str, str]:
+    def diagnose(instance: Instance, exit_: Exit) -> str:
         lines: list[str] = []
         with contextlib.suppress(OSError):  # a log that cannot be read must not hide the exit
             lines = logfiles.tail(instance.log_path, CAUSE_LINES)
-        return cause(exit_, lines), "".join(lines)
+        return cause(exit_, lines)
 
     return Parts(
         store=kernel.store,
@@ -399,14 +408,9 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
         health_timeout_s=config.health_check_timeout,
         drain_timeout_s=config.drain_timeout,
         diagnose=diagnose,
+        discard_log=logfiles.remove,
     )
 
 
 def _usable(runtimes: Mapping[str, Runtime], wanted: str) -> list[Runtime]:
-    if wanted == "auto":
-        return list(runtimes.values())
-    if wanted not in runtimes:
-        raise LlamaManError(
-            f"runtime '{wanted}' is not installed; LLAMAMAN_RUNTIME may be: {', '.join(runtimes)} or auto"
-        )
-    return [runtimes[wanted]]
+    return list(runtimes.values()) if wanted == "auto" else [runtimes[wanted]]

@@ -90,7 +90,8 @@ class Parts:
     load_timeout_s: float
     health_timeout_s: float
     drain_timeout_s: float
-    diagnose: Callable[[Instance, Exit], tuple[str, str]]
+    diagnose: Callable[[Instance, Exit], str]
+    discard_log: Callable[[Path], None]
 
 
 class Instances:
@@ -112,6 +113,7 @@ class Instances:
         self._writer = ThreadPoolExecutor(1, "instance-writer")
         self._removed: set[str] = set()
         self._ports = asyncio.Lock()
+        self._admission = asyncio.Lock()  # one launch at a time decides what fits, in the order of asking
         self._closing = False
         self._services = Services(
             start=self._runner(self._starts),
@@ -359,12 +361,18 @@ class Instances:
             reason = self._p.why_not_runnable(model.path) or "llama.cpp cannot run it"
             raise InvalidField("model_path", f"model '{model.name}' cannot be launched: {reason}")
         resolved = await self._in(self._starts, planner.resolve, model.path, request.options, self._p.sources)
-        await self._admit(
-            launcher,
-            embedding=bool(resolved.options["embedding_model"]),
-            confirmed=request.confirm_overcommit,
-            starting=None,
-        )
+        async with self._admission:
+            await self._admit(
+                launcher,
+                embedding=bool(resolved.options["embedding_model"]),
+                confirmed=request.confirm_overcommit,
+                starting=None,
+            )
+            return await self._create(model, resolved, request, actor)
+
+    async def _create(
+        self, model: ModelView, resolved: planner.Resolved, request: LaunchRequest, actor: str
+    ) -> InstanceView:
         instance_id = str(uuid.uuid4())
         port, sock = self._claim_port(request.port, instance_id)
         instance = Instance(
@@ -406,8 +414,9 @@ class Instances:
                 retry_after=max(1, round(pause.seconds)),
             )
         embedding = bool(instance.options.get("embedding_model"))
-        await self._admit(launcher, embedding=embedding, confirmed=False, starting=instance.id)
-        await self._supervisors[instance.id].tell(m.Want("gateway", "woken by a request"))
+        async with self._admission:
+            await self._admit(launcher, embedding=embedding, confirmed=False, starting=instance.id)
+            await self._supervisors[instance.id].tell(m.Want("gateway", "woken by a request"))
 
     async def _unchanged(self, instance: Instance) -> bool:
         """Whether a wake would try the very configuration that keeps dying."""
@@ -546,6 +555,7 @@ class Instances:
             del self._by_path[instance.model_path]
         await self._release_port(instance)
         await supervisor.close()
+        await self._in(self._inspects, self._p.discard_log, instance.log_path)
         self._removed.discard(instance_id)
         self._publish(instance, None, "removed", actor)
 

@@ -83,7 +83,6 @@ class Diagnosed:
     generation: int
     exit: Exit
     cause: str
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -52,7 +52,7 @@ class Services:
     runtime: Callable[[str], Runtime]
     connect: Connect
     changed: Callable[[Instance, State], None]  # publish, wake the waiters
-    diagnose: Callable[[Instance, Exit], tuple[str, str]]  # blocking: (cause in words, log lines)
+    diagnose: Callable[[Instance, Exit], str]  # blocking: the cause in words
     release_internal: Callable[[Instance], None]
     release_port: Callable[[Instance], Awaitable[None]]
     open_port: Callable[[Instance], Awaitable[None]]
@@ -319,8 +319,8 @@ class Supervisor:
         self._background(self._diagnose(instance.generation, exit_))
 
     async def _diagnose(self, generation: int, exit_: Exit) -> None:
-        cause, detail = await self._s.inspect(self._s.diagnose, self.instance, exit_)
-        self.post(m.Diagnosed(generation, exit_, cause, detail))
+        cause = await self._s.inspect(self._s.diagnose, self.instance, exit_)
+        self.post(m.Diagnosed(generation, exit_, cause))
 
     def _on_diagnosed(self, news: m.Diagnosed) -> None:
         instance = self.instance

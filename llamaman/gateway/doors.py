@@ -24,7 +24,9 @@ class InstanceDoors:
         try:
             return self._listeners.reserve(self._host, port)
         except listeners.PortTaken as error:
-            raise PortTaken(f"Port {port} is already occupied by another process", detail=str(error)) from None
+            raise PortTaken(
+                f"Port {port} is already occupied by another process", detail=str(error)
+            ) from None
 
     async def open(self, instance_id: str, port: int, sock: socket.socket | None) -> None:
         """Serve an instance's port.
@@ -35,7 +37,9 @@ class InstanceDoors:
         try:
             await self._listeners.open(surface, host=self._host, port=port, sock=sock)
         except listeners.PortTaken as error:
-            raise PortTaken(f"Port {port} is already occupied by another process", detail=str(error)) from None
+            raise PortTaken(
+                f"Port {port} is already occupied by another process", detail=str(error)
+            ) from None
 
     async def close(self, instance_id: str) -> None:
         """Stop serving it and free the port."""

@@ -32,6 +32,7 @@ class Endpoint:
     """One endpoint of llama-server.
 
     :ivar upstream: the literal path that is asked, never the client's bytes.
+    :ivar slots: 0 for what llama-server answers beside its slots.
     :ivar text: the answer is plain text, not JSON.
     """
 
@@ -41,6 +42,7 @@ class Endpoint:
     access: Access = Access.INFERENCE
     needs: Literal["chat", "completion", "embedding", "any"] = "any"
     streams: bool = False
+    slots: int = 1
     text: bool = False
 
 
@@ -51,15 +53,15 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     Endpoint("POST", "/infill", "/infill", needs="completion", streams=True),
     Endpoint("POST", "/embedding", "/embedding", needs="embedding"),
     Endpoint("POST", "/embeddings", "/embeddings", needs="embedding"),
-    Endpoint("POST", "/tokenize", "/tokenize"),
-    Endpoint("POST", "/detokenize", "/detokenize"),
-    Endpoint("POST", "/apply-template", "/apply-template"),
-    Endpoint("GET", "/props", "/props"),
-    Endpoint("GET", "/slots", "/slots", access=Access.VIEW),
-    Endpoint("GET", "/metrics", "/metrics", access=Access.VIEW, text=True),
-    Endpoint("GET", "/lora-adapters", "/lora-adapters", access=Access.VIEW),
-    Endpoint("POST", "/lora-adapters", "/lora-adapters", access=Access.MANAGE),
-    Endpoint("POST", "/props", "/props", access=Access.MANAGE),
+    Endpoint("POST", "/tokenize", "/tokenize", slots=0),
+    Endpoint("POST", "/detokenize", "/detokenize", slots=0),
+    Endpoint("POST", "/apply-template", "/apply-template", slots=0),
+    Endpoint("GET", "/props", "/props", slots=0),
+    Endpoint("GET", "/slots", "/slots", access=Access.VIEW, slots=0),
+    Endpoint("GET", "/metrics", "/metrics", access=Access.VIEW, slots=0, text=True),
+    Endpoint("GET", "/lora-adapters", "/lora-adapters", access=Access.VIEW, slots=0),
+    Endpoint("POST", "/lora-adapters", "/lora-adapters", access=Access.MANAGE, slots=0),
+    Endpoint("POST", "/props", "/props", access=Access.MANAGE, slots=0),
 )
 
 _BY_ROUTE: Mapping[tuple[str, str], Endpoint] = {(e.method, e.path): e for e in ENDPOINTS}
@@ -87,7 +89,12 @@ class Native:
         if stream is not None and not isinstance(stream, bool):
             raise InvalidField("stream", "stream must be true or false")
         return Intent(
-            model=model, needs=endpoint.needs, stream=bool(stream) and endpoint.streams, request=request
+            model=model,
+            needs=endpoint.needs,
+            stream=bool(stream) and endpoint.streams,
+            slots=endpoint.slots,
+            wakes=endpoint.access is Access.INFERENCE and endpoint.method == "POST",
+            request=request,
         )
 
     def serve(self, intent: Intent, model: ModelView) -> Serving:

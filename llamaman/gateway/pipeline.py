@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any, Protocol
 
 from llamaman.access import Access
-from llamaman.core.auth import Keys, allows, allows_model, authorise
+from llamaman.core.auth import Keys, allows_model, authorise
 from llamaman.core.hooks import Hooks
 from llamaman.core.instance import Instance
 from llamaman.core.library_contract import Library

@@ -61,7 +61,8 @@ class Grant:
         self.client: Upstream = instance.client  # type: ignore[assignment] # the gateway made it
         self._holders = 1
         instance.active += weight
-        instance.last_request = time.time()
+        if weight:
+            instance.last_request = time.time()
 
     def hold(self) -> None:
         """One more holder, such as the wait for an engine to let go."""
@@ -73,6 +74,8 @@ class Grant:
         if self._holders:
             return
         instance = self.instance
+        if not self._weight:  # only inference counts as use
+            return
         instance.active -= self._weight
         instance.last_release = time.monotonic()
         self._pool.after_release(instance)

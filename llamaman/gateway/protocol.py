@@ -49,7 +49,7 @@ __all__ = [
 log = logging.getLogger("llamaman.gateway")
 
 _NEVER = float("inf")
-_WRITE_HIGH_BYTES = 256 * 1024
+_WRITE_HIGH_BYTES = 1 << 20  # a slow reader must not hold a slot of an engine that is done
 _ASGI = {"version": "3.0", "spec_version": "2.4"}
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
