@@ -36,7 +36,8 @@ class Breaker:
         """Record one death; returns the pause in seconds."""
         trip = self._trips.get(config_hash)
         deaths = trip.deaths + 1 if trip else 1
-        pause: float = min(FIRST_PAUSE_S * 2 ** (deaths - 1), LONGEST_PAUSE_S)
+        doublings = min(deaths - 1, 16)  # far beyond the longest pause, and still a float
+        pause: float = min(FIRST_PAUSE_S * 2**doublings, LONGEST_PAUSE_S)
         self._trips[config_hash] = _Trip(deaths, now + pause, reason)
         return pause
 
