@@ -1,0 +1,144 @@
+"""How many requests run, how many wait, and what is laid over them on the way."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+
+from llamaman.testing.manager import Manager
+from llamaman.testing.wire import Request
+
+
+def queue(manager: Manager, instance_id: str) -> tuple[int, int]:
+    seen = manager.instance(instance_id)["queue"]
+    return seen["active"], seen["queued"]
+
+
+def test_never_more_than_max_concurrent_run_and_the_rest_wait(
+    manager: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
+) -> None:
+    instance = manager.launch(slow(manager), parallel=4, max_concurrent=2, ctx_size=8192)
+    requests = [at_once.submit(manager.chat, "slow", max_tokens=150) for _ in range(6)]
+    manager.until(lambda: queue(manager, instance["id"]) == (2, 4), "two running and four waiting")
+    most = 0
+    while not all(request.done() for request in requests):
+        most = max(most, manager.busy_slots(instance["id"]))
+        time.sleep(0.02)
+    assert most <= 2, "the engine itself saw no more"
+    assert [request.result().status for request in requests] == [200] * 6
+    assert queue(manager, instance["id"]) == (0, 0)
+
+
+def test_without_a_limit_of_its_own_an_instance_takes_as_many_as_it_has_slots(
+    manager: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
+) -> None:
+    instance = manager.launch(slow(manager), parallel=2, ctx_size=8192)
+    requests = [at_once.submit(manager.chat, "slow", max_tokens=300) for _ in range(3)]
+    manager.until(lambda: queue(manager, instance["id"]) == (2, 1), "two running and one waiting")
+    assert [request.result(60).status for request in requests] == [200] * 3
+
+
+def test_a_full_queue_is_429_in_every_form_and_costs_nobody_else(
+    manager: Manager, slow: Callable[[Manager], str]
+) -> None:
+    instance = manager.launch(slow(manager), max_queue_depth=2, ctx_size=8192)
+    with manager.ask("slow", stream=True, max_tokens=1500) as running:
+        next(running.events())
+        waiting = [manager.ask("slow", max_tokens=2) for _ in range(2)]
+        manager.until(lambda: queue(manager, instance["id"]) == (1, 2), "a full queue")
+        for port in (manager.proxy_port, instance["port"]):
+            for stream in (False, True):
+                refused = manager.chat("slow", port=port, stream=stream)
+                assert refused.status == 429, refused.text
+                assert refused.error == "request queue full"
+                assert refused.json()["error"]["type"] == "rate_limit_error"
+                assert int(refused.headers["retry-after"]) >= 1
+    assert [request.answer().status for request in waiting] == [200, 200]
+
+
+def test_the_queue_is_first_come_first_served(manager: Manager, slow: Callable[[Manager], str]) -> None:
+    instance = manager.launch(slow(manager), ctx_size=8192)
+    order: list[int] = []
+    with ThreadPoolExecutor(6) as pool, manager.ask("slow", stream=True, max_tokens=400) as running:
+        next(running.events())
+        requests: list[Request] = []
+        for number in range(5):
+            requests.append(manager.ask("slow", max_tokens=20))
+            manager.until(lambda n=number: queue(manager, instance["id"]) == (1, n + 1), "its place")  # type: ignore[misc] # a default binds the number
+
+        def finish(number: int) -> None:
+            assert requests[number].answer().status == 200
+            order.append(number)
+
+        done = [pool.submit(finish, number) for number in range(5)]
+        for _ in running.events():
+            pass
+        for each in done:
+            each.result(60)
+    assert order == sorted(order)
+
+
+def test_sampling_overrides_reach_the_engine(manager: Manager) -> None:
+    forced = {
+        "proxy_sampling_override_enabled": True,
+        "proxy_sampling_temperature": 0.25,
+        "proxy_sampling_top_k": 7,
+        "proxy_sampling_top_p": 0.5,
+        "proxy_sampling_presence_penalty": 0.75,
+        "proxy_sampling_repeat_penalty": 1.5,
+    }
+    instance = manager.launch("tiny", **forced)
+    client = {"temperature": 1.75, "top_k": 99, "top_p": 0.9, "seed": 5}
+    for port in (manager.proxy_port, instance["port"]):
+        assert manager.chat("tiny", port=port, **client).status == 200
+        (slot,) = manager.slots(instance["id"])
+        used = slot["params"]
+        assert round(used["temperature"], 3) == 0.25
+        assert used["top_k"] == 7
+        assert round(used["top_p"], 3) == 0.5
+        assert round(used["presence_penalty"], 3) == 0.75
+        assert round(used["repeat_penalty"], 3) == 1.5
+        assert used["seed"] == 5, "what is not forced stays the client's"
+
+
+def test_without_overrides_the_clients_values_reach_the_engine(manager: Manager) -> None:
+    instance = manager.launch("tiny", proxy_sampling_temperature=0.25)
+    assert manager.chat("tiny", temperature=1.75, top_k=99).status == 200
+    (slot,) = manager.slots(instance["id"])
+    assert round(slot["params"]["temperature"], 3) == 1.75
+    assert slot["params"]["top_k"] == 99
+
+
+def test_several_choices_take_as_many_slots_or_are_refused(manager: Manager) -> None:
+    manager.launch("tiny", parallel=2)
+    answer = manager.chat("tiny", n=2)
+    assert answer.status == 200, answer.text
+    assert len(answer.json()["choices"]) == 2
+    refused = manager.chat("tiny", n=3)
+    assert refused.status == 400
+    assert "2" in refused.error
+
+
+def test_two_instances_of_a_model_share_its_requests(
+    manager: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
+) -> None:
+    slow(manager)
+    both = [manager.launch("slow"), manager.launch("slow")]
+    requests = [at_once.submit(manager.chat, "slow", max_tokens=200) for _ in range(4)]
+    manager.until(
+        lambda: all(queue(manager, instance["id"])[0] == 1 for instance in both), "one running on each"
+    )
+    assert [request.result(60).status for request in requests] == [200] * 4
+    served = [manager.instance(instance["id"])["stats"]["total_requests"] for instance in both]
+    assert sum(served) == 4
+    assert min(served) >= 1
+
+
+def test_unicode_and_large_prompts_pass_unharmed(manager: Manager) -> None:
+    manager.launch("tiny", ctx_size=16384)
+    text = "Lämä 🦙 \u0000\\ \" " * 200
+    answer = manager.chat("tiny", prompt=text, max_tokens=2)
+    assert answer.status == 200, answer.text
+    assert json.loads(answer.body)["usage"]["prompt_tokens"] > len(text)
