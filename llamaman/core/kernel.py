@@ -1,6 +1,6 @@
 """The kernel: what is alive while LlamaMan runs. It owns the services and nothing else.
 
-``llamaman.serve`` builds one, in the only place that knows every room; management routes and plugins see
+``llamaman.boot`` builds one, in the only place that knows every room; management routes and plugins see
 parts of it through narrow protocols.
 """
 

@@ -78,6 +78,20 @@ class Tables:
                 found[method, pattern] = RouteRow(method, pattern, surfaces, level, owner)
         return sorted(found.values(), key=lambda row: (row.path, row.method))
 
+    def listing(self) -> list[dict[str, str]]:
+        """The same, a row per surface, as ``/api/routes`` shows it."""
+        return [
+            {
+                "method": row.method,
+                "path": row.path,
+                "surface": surface,
+                "level": row.level.value,
+                "plugin": row.plugin,
+            }
+            for row in self.rows()
+            for surface in row.surfaces
+        ]
+
 
 def _level(entry: Entry) -> Access:
     if isinstance(entry, Fixed):
@@ -86,12 +100,17 @@ def _level(entry: Entry) -> Access:
 
 
 def build_tables(
-    dialects: Sequence[tuple[str, Dialect]], native: Dialect, streams: Sequence[tuple[str, StreamRoute]]
+    dialects: Sequence[tuple[str, Dialect]],
+    native: Dialect,
+    streams: Sequence[tuple[str, StreamRoute]],
+    *,
+    on_broken: Callable[[str, str], None],
 ) -> Tables:
     """Lay out the surfaces.
 
     :param dialects: (plugin name, dialect); on an instance port their paths win over llama-server's own.
-    :raises PluginError: two plugins claim one route.
+    :param on_broken: told plugin and reason when a plugin claims a route that is taken; that dialect or stream
+        stays out.
     """
     tables = Tables()
     for table in (tables.manage, tables.proxy, tables.instance, tables.admin):
@@ -100,6 +119,10 @@ def build_tables(
         table.add("GET", "/api/version", VERSION, "llamaman")
     tables.proxy.add("GET", "/", GREETING, "llamaman")
     for owner, dialect in dialects:
+        taken = _taken(tables.manage, [(route.method, route.pattern) for route in dialect.routes])
+        if taken:
+            on_broken(owner, taken)
+            continue
         for route in dialect.routes:
             entry = Inference(dialect, route, route.access)
             for table in (tables.manage, tables.proxy, tables.instance):
@@ -110,9 +133,21 @@ def build_tables(
                 route.method, route.pattern, Inference(native, route, route.access), "llamaman"
             )
     for owner, stream in streams:
+        taken = _taken(tables.manage, [(stream.method, stream.pattern)])
+        if taken:
+            on_broken(owner, taken)
+            continue
         for table in (tables.manage, tables.admin):
             table.add(stream.method, stream.pattern, stream, owner)
     return tables
+
+
+def _taken(table: Table[Entry], routes: Sequence[tuple[str, str]]) -> str | None:
+    """Why these routes cannot be added, or None."""
+    for method, pattern in routes:
+        if owner := table.owner(method, pattern):
+            return f"route {method} {pattern} is already served by '{owner}'"
+    return None
 
 
 class FrontDoor:

@@ -46,6 +46,10 @@ class Table(Generic[T]):
         else:
             self._exact[key] = Match(target, _NO_VALUES)
 
+    def owner(self, method: str, pattern: str) -> str | None:
+        """Who serves a pattern, or None."""
+        return self._owner.get((method, pattern))
+
     def match(self, method: str, path: str) -> Match[T] | None:
         """Find what serves a request."""
         hit = self._exact.get((method, path))

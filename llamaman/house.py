@@ -1,0 +1,267 @@
+"""The rooms around the kernel that live on the event loop: the front door, the management server, jobs.
+
+``open`` is the second half of the boot and ``close`` its reverse.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import Mapping
+from typing import Any, cast
+
+from llamaman.core import planner
+from llamaman.core.admission import Policy
+from llamaman.core.events import Event
+from llamaman.core.instance import Instance
+from llamaman.core.instances import Instances, Parts
+from llamaman.core.kernel import Kernel
+from llamaman.core.notifier import Notifier
+from llamaman.core.ports import PortPool
+from llamaman.dashboard.server import DashboardServer
+from llamaman.gateway import pipeline as gateway
+from llamaman.gateway.admin_socket import prepare_runtime_dir, socket_path
+from llamaman.gateway.dialect import Dialect
+from llamaman.gateway.doors import InstanceDoors
+from llamaman.gateway.front_door import FrontDoor, build_tables
+from llamaman.gateway.hop import Hop
+from llamaman.gateway.limits import BodyBudget, Limits, Surface
+from llamaman.gateway.listeners import Listeners
+from llamaman.gateway.log_stream import LogStreams
+from llamaman.gateway.native import Native
+from llamaman.gateway.pool import Pools
+from llamaman.gateway.upstream import Address, Upstream
+from llamaman.records import Exit, InstanceEvent, Job, RouteSet, Runtime, State, StreamRoute
+from llamaman.runtimes import logfiles
+from llamaman.runtimes.causes import cause
+
+log = logging.getLogger("llamaman")
+
+SHUTDOWN_GRACE_S = 5.0
+CAUSE_LINES = 60
+ROTATE_EVERY_S = 10.0
+REFRESH_EVERY_S = 15.0
+LOGS_TOTAL_BYTES = 1 << 30
+
+
+class House:
+    """The rooms around the kernel that live on the event loop."""
+
+    def __init__(self, kernel: Kernel) -> None:
+        self._kernel = kernel
+        config = kernel.config
+        self._door: FrontDoor | None = None
+        self._listeners = Listeners(self._app, limits=Limits(), budget=BodyBudget())
+        doors = InstanceDoors(config.host, self._listeners)
+        self._records = Notifier("post-forward", kernel.hooks.post_forward)
+        self._transitions = Notifier("instance-events", kernel.hooks.instance_event)
+        kernel.instances = Instances(_instance_parts(kernel, doors))
+        self._pools = Pools(kernel.instances, config.request_timeout)
+        kernel.instances.subscribe(self._pools.changed)
+        if kernel.hooks.has("instance_event"):
+            kernel.instances.subscribe(self._tell_plugins)
+        self._pipeline = gateway.Pipeline(
+            gateway.Parts(
+                keys=kernel.keys,
+                library=kernel.library,
+                registry=kernel.instances,
+                pools=self._pools,
+                hooks=kernel.hooks,
+                require_auth=lambda: bool(kernel.settings.get("require_auth")),
+                request_timeout_s=config.request_timeout,
+                record=self._records.put,
+            )
+        )
+        self._dashboard: DashboardServer | None = None
+        self._serving = False
+
+    async def _app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
+        assert self._door is not None
+        await self._door(scope, receive, send)
+
+    async def open(self) -> None:
+        """Open every port, adopt what runs, start the rest."""
+        kernel, config = self._kernel, self._kernel.config
+        # Bound before anything is adopted: a taken port must end the boot while it has changed nothing.
+        proxy = self._listeners.reserve(config.host, config.proxy_port)
+        manage = self._listeners.reserve(config.host, config.port)
+        runtime_dir = prepare_runtime_dir(config.runtime_dir)
+        dialects, streams, route_sets = _sort_routes(kernel)
+        log_streams = LogStreams(lambda instance_id: kernel.instances.view(instance_id).log_path)
+        tables = build_tables(
+            dialects, Native(), [*streams, ("llamaman", log_streams.route())], on_broken=self._broken
+        )
+
+        def make_app(secret: bytes) -> Any:
+            from llamaman.dashboard.app import create_app
+            from llamaman.dashboard.services import Services
+
+            return create_app(
+                cast(Services, kernel),
+                secret,
+                plugin_routes=route_sets,
+                loop_routes=tables.listing,
+                on_broken=self._broken,
+            )
+
+        dashboard = self._dashboard = DashboardServer(make_app, runtime_dir)
+        upstream = Upstream(Address(path=str(dashboard.socket_path)))
+        hop = Hop(upstream, dashboard.secret, lambda: dashboard.is_ready, dashboard.is_public)
+        self._door = FrontDoor(
+            tables, self._pipeline, kernel.keys, lambda: bool(kernel.settings.get("require_auth")), hop
+        )
+        loop = asyncio.get_running_loop()
+
+        def revoked(key_id: str) -> None:
+            loop.call_soon_threadsafe(self._pipeline.exchanges.revoke, key_id)
+
+        kernel.keys.on_revoke(revoked)
+
+        def preset_changed(event: Event) -> None:
+            loop.call_soon_threadsafe(kernel.instances.preset_saved, event.data["model"])
+
+        kernel.events.subscribe("presets", preset_changed)
+        await asyncio.to_thread(kernel.library.rescan)
+        await kernel.instances.boot()
+        await self._listeners.open(Surface("proxy"), host=config.host, port=config.proxy_port, sock=proxy)
+        await self._listeners.open(Surface("manage"), host=config.host, port=config.port, sock=manage)
+        await self._listeners.open_unix(Surface("admin"), socket_path(runtime_dir, config.node_name), 0o600)
+        dashboard.start()
+        self._serving = True
+        self._start_jobs()
+        kernel.hooks.startup(kernel.facades)
+        log.info(
+            "LlamaMan serves: management http://%s:%d, proxy http://%s:%d",
+            config.host,
+            config.port,
+            config.host,
+            config.proxy_port,
+        )
+        if config.host in ("0.0.0.0", "::"):
+            log.warning(
+                "listening on every address of this machine; set LLAMAMAN_HOST=127.0.0.1 to narrow it"
+            )
+
+    async def close(self) -> None:
+        """The reverse of :meth:`open`."""
+        kernel = self._kernel
+        await asyncio.to_thread(kernel.hooks.shutdown, kernel.facades)
+        await asyncio.to_thread(kernel.jobs.stop)
+        await self._listeners.shutdown(SHUTDOWN_GRACE_S)
+        # A boot that failed half-way leaves what it adopted to the next one.
+        await kernel.instances.shutdown(stop_engines=self._serving)
+        for notifier in (self._records, self._transitions):
+            await asyncio.to_thread(notifier.close)
+        if self._dashboard:
+            await asyncio.to_thread(self._dashboard.stop)
+        for runtime in kernel.runtimes.values():
+            close = getattr(runtime, "close", None)
+            if close:
+                await asyncio.to_thread(close)
+
+    def _tell_plugins(self, instance: Instance, previous: State | None) -> None:
+        self._transitions.put(
+            InstanceEvent(
+                instance_id=instance.id,
+                model=instance.model,
+                generation=instance.generation,
+                state=instance.state,
+                previous=previous,
+                reason=instance.reason,
+                actor=instance.actor,
+                at=time.time(),
+            )
+        )
+
+    def _broken(self, plugin: str, reason: str) -> None:
+        self._kernel.hooks.mark_broken(plugin, f"no routes: {reason}")
+
+    def _refresh_models(self) -> None:
+        self._kernel.library.refresh()
+
+    def _start_jobs(self) -> None:
+        kernel = self._kernel
+
+        def rotate() -> None:
+            paths = [view.log_path for view in kernel.instances.views()]
+            for path in paths:
+                logfiles.rotate_if_large(path)
+            logfiles.bound_total(kernel.config.logs_dir, keep=paths, total_bytes=LOGS_TOTAL_BYTES)
+
+        kernel.jobs.add(Job("rotate-logs", ROTATE_EVERY_S, rotate), "llamaman")
+        kernel.jobs.add(Job("refresh-models", REFRESH_EVERY_S, self._refresh_models), "llamaman")
+        for given in kernel.hooks.job_declare():
+            kernel.jobs.add(given.value, given.plugin)
+        kernel.jobs.start()
+
+
+def _sort_routes(
+    kernel: Kernel,
+) -> tuple[list[tuple[str, Dialect]], list[tuple[str, StreamRoute]], dict[str, list[RouteSet]]]:
+    dialects: list[tuple[str, Dialect]] = []
+    streams: list[tuple[str, StreamRoute]] = []
+    route_sets: dict[str, list[RouteSet]] = {}
+    for given in kernel.hooks.route_register(kernel.facades):
+        if isinstance(given.value, RouteSet):
+            route_sets.setdefault(given.plugin, []).append(given.value)
+        elif isinstance(given.value, StreamRoute):
+            streams.append((given.plugin, given.value))
+        else:
+            dialects.append((given.plugin, cast(Dialect, given.value)))
+    return dialects, streams, route_sets
+
+
+def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
+    config, settings = kernel.config, kernel.settings
+    library = kernel.library
+
+    def policy() -> Policy:
+        return Policy(
+            max_models=config.max_models,
+            enforce_for_admin=settings.get("admin_ui_enforce_max_models"),
+            ollama_may_evict_admin=settings.get("allow_ollama_api_override_admin"),
+            openai_may_evict_managed=settings.get("allow_openai_api_evict_managed"),
+        )
+
+    def diagnose(instance: Instance, exit_: Exit) -> str:
+        lines: list[str] = []
+        with contextlib.suppress(OSError):  # a log that cannot be read must not hide the exit
+            lines = logfiles.tail(instance.log_path, CAUSE_LINES)
+        return cause(exit_, lines)
+
+    return Parts(
+        store=kernel.store,
+        events=kernel.events,
+        sources=planner.Sources(
+            node=config.node_name,
+            install=kernel.data_dir.install_id,
+            gpu_devices=config.llama_gpu_devices,
+            model_facts=library.facts,
+            model_file=library.model_file,
+            preset=library.preset,
+            runtimes=lambda: _usable(kernel.runtimes, config.runtime),
+            instance_key=kernel.secrets.instance_key,
+            allow_unlisted=lambda: settings.get("launch.allow_unlisted_args"),
+        ),
+        runtimes=kernel.runtimes,
+        connect=lambda address: Upstream(Address(address.host, address.port, address.path)),
+        doors=doors,
+        public_ports=PortPool(config.port_range_start, config.port_range_end),
+        internal_ports=PortPool(config.internal_port_range_start, config.internal_port_range_end),
+        logs_dir=config.logs_dir,
+        model_at=library.by_path,
+        why_not_runnable=library.reason,
+        policy=policy,
+        managed_idle_timeout_s=config.idle_timeout_min * 60,
+        load_timeout_s=config.model_load_timeout,
+        health_timeout_s=config.health_check_timeout,
+        drain_timeout_s=config.drain_timeout,
+        diagnose=diagnose,
+        discard_log=logfiles.remove,
+    )
+
+
+def _usable(runtimes: Mapping[str, Runtime], wanted: str) -> list[Runtime]:
+    return list(runtimes.values()) if wanted == "auto" else [runtimes[wanted]]
