@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -253,7 +253,10 @@ class Instances:
 
         :raises ModelUnavailable: the model limit, or a configuration that keeps dying.
         """
-        instances = [i for i in self.of_model(model.path) if only in (None, i.id)]
+        if self._closing:  # what is put to sleep now must not be woken by those who queued for it
+            raise ModelUnavailable("LlamaMan is ending; try again", retry_after=5)
+        known = self.of_model(model.path)
+        instances = [i for i in known if only in (None, i.id) and i.id not in self._removed]
         if only is not None and not instances:
             raise NotFound("this instance no longer exists")
         for instance in instances:
@@ -295,6 +298,7 @@ class Instances:
                 await self._in(self._stops, runtime.stop, handle, 5.0)
 
     async def _adopt(self, instance: Instance, handle: Handle) -> None:
+        instance.state = State.STARTING  # nobody may be served before there is a connection to the engine
         self._p.public_ports.claim(instance.port, instance.id, _held)
         if handle.address.port:
             self._p.internal_ports.claim(handle.address.port, instance.id, _held)
@@ -305,7 +309,6 @@ class Instances:
             self._supervisors[instance.id].post(m.Adopted(handle))
         else:  # its stop was under way when the last manager ended
             instance.handle = handle
-            instance.state = State.STARTING
             self._supervisors[instance.id].post(m.Stop(instance.desired, "boot", "stop completed at boot", 0))
 
     async def _resettle(self, instance: Instance) -> None:
@@ -416,6 +419,7 @@ class Instances:
         embedding = bool(instance.options.get("embedding_model"))
         async with self._admission:
             await self._admit(launcher, embedding=embedding, confirmed=False, starting=instance.id)
+            self._require(instance.id)  # it may have been removed while others were decided about
             await self._supervisors[instance.id].tell(m.Want("gateway", "woken by a request"))
 
     async def _unchanged(self, instance: Instance) -> bool:
@@ -496,14 +500,14 @@ class Instances:
     async def _stop(self, instance_id: str, actor: str, *, force: bool) -> InstanceView:
         instance = self._require(instance_id)
         drain = 0.0 if force else USER_DRAIN_S
-        await self._end(instance, m.Stop("stopped", actor, "stopped by an administrator", drain))
+        grace = m.SHORT_GRACE_S if force else m.STOP_GRACE_S
+        stop = m.Stop("stopped", actor, "stopped by an administrator", drain, grace_s=grace)
+        await self._end(instance, stop)
         return instance.view()
 
     async def _end(self, instance: Instance, stop: m.Stop) -> bool:
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._supervisors[instance.id].post(
-            m.Stop(stop.target, stop.actor, stop.reason, stop.drain_s, stop.give_up, done)
-        )
+        self._supervisors[instance.id].post(replace(stop, done=done))
         return await done
 
     async def _restart(
@@ -548,13 +552,18 @@ class Instances:
         except LlamaManError:
             self._removed.discard(instance_id)
             raise
+        if instance.state not in (State.STOPPED, State.FAILED):
+            self._removed.discard(instance_id)
+            await self._persist(instance)
+            raise Conflict("the instance was started again meanwhile; stop it before removing it")
         supervisor = self._supervisors.pop(instance_id)
         self._all.pop(instance_id, None)
         self._by_path[instance.model_path].remove(instance)
         if not self._by_path[instance.model_path]:
             del self._by_path[instance.model_path]
+        await supervisor.close()  # first, so that nothing it was still told starts a process
         await self._release_port(instance)
-        await supervisor.close()
+        self._release_internal(instance)
         await self._in(self._inspects, self._p.discard_log, instance.log_path)
         self._removed.discard(instance_id)
         self._publish(instance, None, "removed", actor)
@@ -631,7 +640,7 @@ class Instances:
 
     def _require(self, instance_id: str) -> Instance:
         instance = self._all.get(instance_id)
-        if instance is None:
+        if instance is None or instance_id in self._removed:
             raise NotFound("Not found")
         return instance
 

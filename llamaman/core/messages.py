@@ -11,6 +11,10 @@ from llamaman.records import Exit, Handle, LaunchPlan
 
 Target = Literal["sleeping", "stopped"]
 
+STOP_GRACE_S = 10.0
+#: For a forced stop and for an engine that does not answer anyway.
+SHORT_GRACE_S = 1.0
+
 
 @dataclass(frozen=True, slots=True)
 class Want:
@@ -87,7 +91,10 @@ class Diagnosed:
 
 @dataclass(frozen=True, slots=True)
 class Stop:
-    """Be gone. ``drain_s`` bounds the wait for running requests; ``give_up`` keeps it running after that."""
+    """Be gone. ``drain_s`` bounds the wait for running requests; ``give_up`` keeps it running after that.
+
+    :ivar grace_s: seconds that the engine has to end by itself before it is killed.
+    """
 
     target: Target
     actor: str
@@ -95,6 +102,7 @@ class Stop:
     drain_s: float
     give_up: bool = False
     done: asyncio.Future[bool] | None = None
+    grace_s: float = STOP_GRACE_S
 
 
 @dataclass(frozen=True, slots=True)

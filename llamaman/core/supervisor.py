@@ -26,7 +26,6 @@ from llamaman.records import Exit, LaunchPlan, Runtime, State
 
 log = logging.getLogger("llamaman.supervisor")
 
-STOP_GRACE_S = 10.0
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
 MOST_RESTARTS = 5
@@ -141,7 +140,7 @@ class Supervisor:
                 else:
                     self._begin_readiness(handle, adopted=False)
             case m.Started(handle=handle):
-                await self._s.stop(self._runtime.stop, handle, STOP_GRACE_S)
+                await self._s.stop(self._runtime.stop, handle, m.STOP_GRACE_S)
             case _ if message.generation != current:  # late news of an earlier generation
                 return
             case m.Planned(plan=plan):
@@ -416,6 +415,7 @@ class Supervisor:
 
     async def _end(self, generation: int) -> None:
         handle = self.instance.handle
+        grace_s = self._stop.grace_s if self._stop else m.STOP_GRACE_S
         exit_: Exit | None = None
         try:
             await self._persist()  # so that the next manager completes the stop if this one is killed
@@ -423,7 +423,7 @@ class Supervisor:
             log.warning("instance %s: its stop could not be recorded: %s", self.instance.id, error.message)
         try:
             if handle:
-                exit_ = await self._s.stop(self._runtime.stop, handle, STOP_GRACE_S)
+                exit_ = await self._s.stop(self._runtime.stop, handle, grace_s)
         except LlamaManError as error:
             self.post(m.Stopped(generation, None, error))
         except Exception as error:
@@ -537,7 +537,9 @@ class Supervisor:
             await asyncio.sleep(0.5)
         if instance.generation == generation and instance.state is State.READY:
             self._want = m.Want("supervisor", "restarting a wedged engine")
-            self._end_process(m.Stop("sleeping", "watchdog", "the engine no longer answers", 0))
+            self._end_process(
+                m.Stop("sleeping", "watchdog", "the engine no longer answers", 0, grace_s=m.SHORT_GRACE_S)
+            )
 
     # --- small things --------------------------------------------------------------------------------
 
