@@ -15,7 +15,7 @@ ROOT = Path(__file__).parent.parent
 BASE = {"access", "errors", "records", "version"}
 KERNEL = BASE | {"hookspecs", "core"}
 MIDDLE = {"runtimes", "library", "gateway"}
-OUTER = {"builtin", "dashboard", "cli", "client", "serve", "demo", "demo_model", "demo_server", "__main__"}
+OUTER = {"boot", "builtin", "dashboard", "house", "cli", "client", "serve", "demo", "demo_model", "demo_server", "__main__"}
 
 #: room: what it may import of llamaman besides itself. "" is the package's own __init__, the public API.
 ALLOWED: dict[str, set[str]] = {
@@ -33,7 +33,9 @@ ALLOWED: dict[str, set[str]] = {
     "builtin": KERNEL | MIDDLE,  # what LlamaMan registers through its own hooks
     "client": KERNEL | MIDDLE,
     "cli": KERNEL | MIDDLE | OUTER | {"dashboard"},
-    "serve": KERNEL | MIDDLE | {"builtin", "dashboard"},
+    "boot": KERNEL | MIDDLE | {"builtin"},
+    "house": KERNEL | MIDDLE | {"dashboard"},
+    "serve": KERNEL | MIDDLE | {"boot", "house"},
     "demo": KERNEL | MIDDLE | {"", "demo_model", "demo_server"},
     "demo_model": {"testing"},  # the tiny model, as a last resort
     "demo_server": set(),

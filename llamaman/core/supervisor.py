@@ -78,6 +78,7 @@ class Supervisor:
         self._idle_timer: asyncio.TimerHandle | None = None
         self._retry_timer: asyncio.TimerHandle | None = None
         self._spawning = False
+        self._closed = False
         self._task: asyncio.Task[None] | None = None
 
     # --- the inbox -----------------------------------------------------------------------------------
@@ -90,16 +91,22 @@ class Supervisor:
 
     def post(self, message: m.Message) -> None:
         """Tell it something; from the event loop only."""
-        self._inbox.put_nowait((message, None))
+        if self._closed:
+            _answer(message)
+        else:
+            self._inbox.put_nowait((message, None))
 
     async def tell(self, message: m.Message) -> None:
         """Tell it something and return when the transition, if any, has been made."""
+        if self._closed:
+            return
         handled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._inbox.put_nowait((message, handled))
         await handled
 
     async def close(self) -> None:
-        """Forget the instance without touching its process."""
+        """Forget the instance without touching its process; nobody is left waiting for an answer."""
+        self._closed = True
         self._cancel_timers()
         if self._unwatch:
             self._unwatch()
@@ -108,6 +115,12 @@ class Supervisor:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        while not self._inbox.empty():
+            message, handled = self._inbox.get_nowait()
+            _answer(message)
+            if handled and not handled.done():
+                handled.set_result(None)
+        self._answer_stops(done=False)
         if self.instance.client:
             await self.instance.client.close()
 
@@ -118,9 +131,11 @@ class Supervisor:
                 await self._on(message)
             except Exception as error:
                 log.exception("instance %s: %s failed", self.instance.id, type(message).__name__)
+                self._stop = None
                 self._fail(f"internal error while handling {type(message).__name__}: {type(error).__name__}")
-            if handled and not handled.done():
-                handled.set_result(None)
+            finally:
+                if handled and not handled.done():
+                    handled.set_result(None)
 
     async def _on(self, message: m.Message) -> None:
         current = self.instance.generation
@@ -130,7 +145,7 @@ class Supervisor:
             case m.Adopted(handle=handle):
                 self._begin_readiness(handle, adopted=True)
             case m.Stop():
-                self._on_stop(message)
+                await self._on_stop(message)
             case m.Started(generation=generation, handle=handle) if generation == current:
                 self._spawning = False
                 self.instance.handle = handle
@@ -222,6 +237,7 @@ class Supervisor:
     def _on_planned(self, plan: LaunchPlan) -> None:
         if self._stop:
             self._spawning = False
+            self._s.release_internal(self.instance)
             self._after_stop(None)
             return
         self._set(State.STARTING, "loading the model", self.instance.actor)
@@ -243,6 +259,7 @@ class Supervisor:
 
     def _on_start_failed(self, error: LlamaManError) -> None:
         self._spawning = False
+        self._s.release_internal(self.instance)
         if self._stop:
             self._after_stop(None)
             return
@@ -318,7 +335,12 @@ class Supervisor:
         self._background(self._diagnose(instance.generation, exit_))
 
     async def _diagnose(self, generation: int, exit_: Exit) -> None:
-        cause = await self._s.inspect(self._s.diagnose, self.instance, exit_)
+        try:
+            cause = await self._s.inspect(self._s.diagnose, self.instance, exit_)
+        except Exception:
+            log.exception("instance %s: the cause of its end could not be found out", self.instance.id)
+            how = f"signal {exit_.signal}" if exit_.signal is not None else f"status {exit_.code}"
+            cause = f"the engine ended ({how})"
         self.post(m.Diagnosed(generation, exit_, cause))
 
     def _on_diagnosed(self, news: m.Diagnosed) -> None:
@@ -349,13 +371,23 @@ class Supervisor:
             pause, self.post, m.Retry(instance.generation)
         )
 
-    def _on_stop(self, stop: m.Stop) -> None:
+    async def _on_stop(self, stop: m.Stop) -> None:
         instance = self.instance
-        self._want = None
         if stop.done:
             self._stop_waiters.append(stop.done)
-        if not stop.give_up:
+        if stop.give_up:
+            if instance.state in (State.SLEEPING, State.STOPPED, State.FAILED):
+                self._answer_stops(done=True)
+                return
+            if self._stop and not self._stop.give_up:
+                return  # it is leaving anyway, and for good
+        else:
             instance.desired = stop.target
+            try:  # durable before anything is ended, so that the next manager completes a stop under way
+                await self._persist()
+            except LlamaManError as error:
+                log.warning("instance %s: its stop could not be noted: %s", instance.id, error.message)
+        self._want = None
         match instance.state:
             case State.READY:
                 self._stop = stop
@@ -577,6 +609,12 @@ class Supervisor:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()):
             log.error("instance %s: %s", self.instance.id, error, exc_info=error)
+
+
+def _answer(message: m.Message) -> None:
+    """Tell whoever waits for a stop that nobody will carry it out any more."""
+    if isinstance(message, m.Stop) and message.done and not message.done.done():
+        message.done.set_result(False)
 
 
 def unavailable(instance: Instance, breaker: Breaker) -> LlamaManError:
