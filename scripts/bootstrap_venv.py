@@ -26,6 +26,7 @@ from fetch_pip import FetchError, fetch_pip_wheel  # noqa: E402 - found through 
 
 MINIMUM = (3, 11)
 NEEDED_BYTES = 700 * 1024 * 1024  # a dev environment measured 0.5 GB, plus pip's downloads
+SETUP_SCRIPTS = [SCRIPTS / f"{name}.py" for name in ("bootstrap_venv", "fetch_pip", "fetch_openmp")]
 PROFILES = ("demo", "dev")  # each profile contains the ones before it
 
 
@@ -89,7 +90,7 @@ def projects() -> list[Path]:
 def fingerprint() -> str:
     """Changes when anything that decides what gets installed changes, or the checkout was moved."""
     digest = hashlib.sha256(f"{ROOT}\0{sys.version}".encode())
-    for path in [*(project / "pyproject.toml" for project in projects()), *sorted(SCRIPTS.glob("*.py"))]:
+    for path in [*(project / "pyproject.toml" for project in projects()), *SETUP_SCRIPTS]:
         digest.update(path.read_bytes())
     return digest.hexdigest()
 
