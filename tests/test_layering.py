@@ -15,7 +15,19 @@ ROOT = Path(__file__).parent.parent
 BASE = {"access", "errors", "records", "version"}
 KERNEL = BASE | {"hookspecs", "core"}
 MIDDLE = {"runtimes", "library", "gateway"}
-OUTER = {"boot", "builtin", "dashboard", "house", "cli", "client", "serve", "demo", "demo_model", "demo_server", "__main__"}
+OUTER = {
+    "boot",
+    "builtin",
+    "dashboard",
+    "house",
+    "cli",
+    "client",
+    "serve",
+    "demo",
+    "demo_model",
+    "demo_server",
+    "__main__",
+}
 
 #: room: what it may import of llamaman besides itself. "" is the package's own __init__, the public API.
 ALLOWED: dict[str, set[str]] = {
