@@ -544,7 +544,7 @@ class Instances:
 
     async def _remove(self, instance_id: str, actor: str) -> None:
         instance = self._require(instance_id)
-        if instance.state not in (State.STOPPED, State.FAILED):
+        if not _has_ended(instance):
             raise Conflict("stop the instance before removing it")
         self._removed.add(instance_id)
         try:
@@ -552,7 +552,7 @@ class Instances:
         except LlamaManError:
             self._removed.discard(instance_id)
             raise
-        if instance.state not in (State.STOPPED, State.FAILED):
+        if not _has_ended(instance):
             self._removed.discard(instance_id)
             await self._persist(instance)
             raise Conflict("the instance was started again meanwhile; stop it before removing it")
@@ -671,6 +671,10 @@ class Instances:
 
     async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:
         return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args))
+
+
+def _has_ended(instance: Instance) -> bool:
+    return instance.state in (State.STOPPED, State.FAILED)
 
 
 def _wake_order(instance: Instance) -> tuple[int, float]:

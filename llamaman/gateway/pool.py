@@ -106,7 +106,7 @@ class Pool:
 
     def try_now(self, only: str | None, weight: int) -> Grant | None:
         """A grant if that is possible without overtaking anybody."""
-        if self._tickets:
+        if self._tickets and weight:
             return None
         instance = self._choose(only, weight)
         return Grant(self, instance, weight) if instance else None

@@ -211,6 +211,22 @@ def test_who_waits_behind_a_too_heavy_request_goes_on(run: Run) -> None:
     run(main())
 
 
+def test_what_needs_no_slot_does_not_wait_for_one_and_takes_none(run: Run) -> None:
+    async def main() -> None:
+        fleet = Fleet()
+        instance = fleet.add()
+        await fleet.ask()
+        fleet.ask_soon()
+        await turns()
+        grant = fleet.pool.try_now(None, 0)
+        assert grant is not None
+        assert instance.active == 1
+        grant.release()
+        assert (instance.active, fleet.left) == (1, [])
+
+    run(main())
+
+
 # --- requests through the port of one instance ----------------------------------------------------------
 
 
