@@ -1,10 +1,10 @@
 """A real ``llamaman serve`` process in folders and on ports of its own, and everything a test asks of it.
 
 For end-to-end tests, ours and those of plugins, and for benchmarks. Guarantees that nothing of a LlamaMan
-that may be installed here is touched: data, models, logs and the admin socket lie in one folder, every port
-is chosen free, the environment holds nothing of the caller's but the locale, and :meth:`Manager.close` ends
-the manager and every engine that it started, by their ids. Engines are known by the marks in their
-environment, so they are found whatever they are called and whoever forgot them.
+that may be installed here is touched: data, models and logs lie in one folder, the admin socket in another
+of ours, every port is chosen free, the environment holds nothing of the caller's but the locale, and
+:meth:`Manager.close` ends the manager and every engine that it started, by their ids. Engines are known by
+the marks in their environment, so they are found whatever they are called and whoever forgot them.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -84,10 +86,11 @@ class Manager:
         self.data = folder / "data"
         self.logs = folder / "logs"
         self.log = folder / "manager.log"
-        for each in (self.models, self.data, self.logs, folder / "run", folder / "path"):
+        for each in (self.models, self.data, self.logs, folder / "path"):
             each.mkdir(parents=True, exist_ok=True)
-        for private in (self.data, folder / "run"):
-            private.chmod(0o700)
+        self.data.chmod(0o700)
+        # Not below the folder: the address of a socket has some hundred bytes, and tests have long names.
+        self._runtime_dir = Path(tempfile.mkdtemp(prefix="llamaman-"))
         ports = processes.free_ports(2 + 2 * instance_ports)
         self.port, self.proxy_port = ports[:2]
         self.public_ports = tuple(ports[2 : 2 + instance_ports])
@@ -109,7 +112,7 @@ class Manager:
             "MODELS_DIR": str(self.models),
             "LOGS_DIR": str(self.logs),
             "LLAMAMAN_RUNTIME": "process",
-            "XDG_RUNTIME_DIR": str(folder / "run"),
+            "XDG_RUNTIME_DIR": str(self._runtime_dir),
             "LLAMAMAN_BOOTSTRAP_API_KEY": self.inference_key,
         }
         if binary is not None:
@@ -136,6 +139,7 @@ class Manager:
     def spawn(self) -> None:
         """Start ``llamaman serve`` and return at once."""
         assert self.process is None or self.process.poll() is not None, "it runs already"
+        self._runtime_dir.mkdir(mode=0o700, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 [*command(), "serve"],
@@ -204,6 +208,7 @@ class Manager:
         for pid in self.engines():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        shutil.rmtree(self._runtime_dir, ignore_errors=True)
 
     def output(self) -> str:
         """What the manager wrote so far."""

@@ -6,6 +6,7 @@ import json
 import stat
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -50,7 +51,12 @@ def test_opening_inference_opens_nothing_else(plain_manager: Manager) -> None:
         ("GET", "/api/presets"),
     ):
         assert manager.http(method, path, {} if method == "POST" else None).status == 401, path
-    for method, path in (("POST", "/props"), ("POST", "/lora-adapters"), ("GET", "/slots"), ("GET", "/metrics")):
+    for method, path in (
+        ("POST", "/props"),
+        ("POST", "/lora-adapters"),
+        ("GET", "/slots"),
+        ("GET", "/metrics"),
+    ):
         answer = call(instance["port"], method, path, body={} if method == "POST" else None)
         assert answer.status == 401, path
     assert manager.instance(instance["id"])["status"] == "healthy"
@@ -63,7 +69,7 @@ def test_the_engine_itself_serves_nobody_without_its_own_key(manager: Manager) -
     assert host == "127.0.0.1"
     for key in ("", manager.inference_key, manager.key("admin").secret):
         assert call(int(port), "POST", CHAT, key=key, body={"messages": []}).status == 401
-    line = open(f"/proc/{instance['pid']}/cmdline").read()
+    line = Path(f"/proc/{instance['pid']}/cmdline").read_text()
     assert environ["LLAMA_API_KEY"] not in line, "a secret in argv is seen by every user of the machine"
 
 
@@ -100,9 +106,10 @@ def test_a_revoked_key_ends_its_log_stream_and_no_other(plain_manager: Manager) 
     instance = manager.launch("tiny")
     mine, other = manager.key("manage"), manager.key("manage")
     path = f"/api/instances/{instance['id']}/logs/stream"
-    with Request(manager.port, "GET", path, key=mine.secret) as ended, Request(
-        manager.port, "GET", path, key=other.secret
-    ) as going_on:
+    with (
+        Request(manager.port, "GET", path, key=mine.secret) as ended,
+        Request(manager.port, "GET", path, key=other.secret) as going_on,
+    ):
         assert "lines" in json.loads(next(ended.events()))
         events = going_on.events()
         next(events)

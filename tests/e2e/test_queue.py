@@ -138,7 +138,7 @@ def test_two_instances_of_a_model_share_its_requests(
 
 def test_unicode_and_large_prompts_pass_unharmed(manager: Manager) -> None:
     manager.launch("tiny", ctx_size=16384)
-    text = "Lämä 🦙 \u0000\\ \" " * 200
+    text = 'Lämä 🦙 \u0000\\ " ' * 200
     answer = manager.chat("tiny", prompt=text, max_tokens=2)
     assert answer.status == 200, answer.text
     assert json.loads(answer.body)["usage"]["prompt_tokens"] > len(text)

@@ -15,9 +15,7 @@ from llamaman.testing.wire import refuses
 
 def test_restart_keeps_id_and_port_and_takes_new_options(manager: Manager) -> None:
     before = manager.launch("tiny", ctx_size=2048)
-    answer = manager.admin(
-        "POST", f"/api/instances/{before['id']}/restart", {"options": {"ctx_size": 1024}}
-    )
+    answer = manager.admin("POST", f"/api/instances/{before['id']}/restart", {"options": {"ctx_size": 1024}})
     assert answer.status == 201, answer.text
     manager.until(lambda: manager.instance(before["id"])["generation"] == 2, "the second generation")
     after = manager.wait_status(before["id"], "healthy")

@@ -43,7 +43,9 @@ def test_a_stream_wakes_it_too_and_is_complete(manager: Manager) -> None:
     assert json.loads(before_last)["choices"][0]["finish_reason"] == "length"
 
 
-@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions", "/completion", "/chat/completions"])
+@pytest.mark.parametrize(
+    "path", ["/v1/chat/completions", "/v1/completions", "/completion", "/chat/completions"]
+)
 def test_a_wrong_model_name_on_a_port_is_404_and_wakes_nothing(plain_manager: Manager, path: str) -> None:
     manager = plain_manager
     running = manager.launch("tiny")

@@ -85,9 +85,7 @@ def test_a_model_that_keeps_crashing_is_given_up_in_the_end(tempered: Callable[.
 def test_a_slow_engine_is_waited_for_and_streams_as_it_speaks(tempered: Callable[..., Manager]) -> None:
     manager = tempered("slow", load_ms=400, first_token_ms=300, chunk_ms=80)
     with manager.ask("tiny", stream=True, max_tokens=6) as request:
-        arrived = []
-        for _ in request.events():
-            arrived.append(time.monotonic())
+        arrived = [time.monotonic() for _ in request.events()]
     assert arrived[5] - arrived[0] > 0.2, "event by event, not all at the end"
     assert manager.instances()[0]["stats"]["model_load_time_s"] >= 0.4
 
