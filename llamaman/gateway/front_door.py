@@ -119,7 +119,8 @@ def build_tables(
         table.add("GET", "/api/version", VERSION, "llamaman")
     tables.proxy.add("GET", "/", GREETING, "llamaman")
     for owner, dialect in dialects:
-        taken = _taken(tables.manage, [(route.method, route.pattern) for route in dialect.routes])
+        wanted = [(route.method, route.pattern) for route in dialect.routes]
+        taken = _taken((tables.manage, tables.proxy, tables.instance), wanted)
         if taken:
             on_broken(owner, taken)
             continue
@@ -133,7 +134,7 @@ def build_tables(
                 route.method, route.pattern, Inference(native, route, route.access), "llamaman"
             )
     for owner, stream in streams:
-        taken = _taken(tables.manage, [(stream.method, stream.pattern)])
+        taken = _taken((tables.manage, tables.admin), [(stream.method, stream.pattern)])
         if taken:
             on_broken(owner, taken)
             continue
@@ -142,11 +143,14 @@ def build_tables(
     return tables
 
 
-def _taken(table: Table[Entry], routes: Sequence[tuple[str, str]]) -> str | None:
-    """Why these routes cannot be added, or None."""
-    for method, pattern in routes:
-        if owner := table.owner(method, pattern):
-            return f"route {method} {pattern} is already served by '{owner}'"
+def _taken(tables: Sequence[Table[Entry]], routes: Sequence[tuple[str, str]]) -> str | None:
+    """Why these routes cannot be added to all of the tables, or None."""
+    for number, (method, pattern) in enumerate(routes):
+        for table in tables:
+            if owner := table.owner(method, pattern):
+                return f"route {method} {pattern} is already served by '{owner}'"
+        if (method, pattern) in routes[:number]:
+            return f"route {method} {pattern} is declared twice"
     return None
 
 

@@ -30,25 +30,25 @@ class Table(Generic[T]):
     def __init__(self) -> None:
         self._exact: dict[tuple[str, str], Match[T]] = {}
         self._patterns: list[tuple[str, tuple[str, ...], T]] = []
-        self._owner: dict[tuple[str, str], str] = {}
+        self._owner: dict[tuple[str, str], tuple[str, str]] = {}  # by shape: pattern, owner
 
     def add(self, method: str, pattern: str, target: T, owner: str) -> None:
         """Add a route.
 
         :raises PluginError: another owner has it already.
         """
-        key = (method, pattern)
-        if key in self._owner:
-            raise PluginError(owner, f"route {method} {pattern} is already served by '{self._owner[key]}'")
-        self._owner[key] = owner
+        if (taken := self.owner(method, pattern)) is not None:
+            raise PluginError(owner, f"route {method} {pattern} is already served by '{taken}'")
+        self._owner[method, _shape(pattern)] = pattern, owner
         if "{" in pattern:
             self._patterns.append((method, tuple(pattern.strip("/").split("/")), target))
         else:
-            self._exact[key] = Match(target, _NO_VALUES)
+            self._exact[method, pattern] = Match(target, _NO_VALUES)
 
     def owner(self, method: str, pattern: str) -> str | None:
-        """Who serves a pattern, or None."""
-        return self._owner.get((method, pattern))
+        """Who serves a pattern, or None. How its values are called makes no difference."""
+        found = self._owner.get((method, _shape(pattern)))
+        return found[1] if found else None
 
     def match(self, method: str, path: str) -> Match[T] | None:
         """Find what serves a request."""
@@ -70,7 +70,11 @@ class Table(Generic[T]):
 
     def rows(self) -> Iterable[tuple[str, str, str]]:
         """(method, pattern, owner) of every route."""
-        return [(method, pattern, owner) for (method, pattern), owner in self._owner.items()]
+        return [(method, pattern, owner) for (method, _), (pattern, owner) in self._owner.items()]
+
+
+def _shape(pattern: str) -> str:
+    return "/".join("{}" if segment.startswith("{") else segment for segment in pattern.split("/"))
 
 
 def _values(pattern: tuple[str, ...], segments: list[str]) -> dict[str, str] | None:

@@ -319,7 +319,7 @@ def _check_intent(intent: Intent) -> None:
     assert intent.needs in {"chat", "completion", "embedding", "any"}, intent
     assert isinstance(intent.stream, bool), intent
     assert isinstance(intent.slots, int), intent
-    assert intent.slots >= 1, intent
+    assert intent.slots >= 0, intent  # 0: it runs beside what generates
     assert intent.keep_alive is None or isinstance(intent.keep_alive, int | float), intent
 
 

@@ -1,0 +1,167 @@
+"""Which surface serves what: the tables of the front door as they are built at boot."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping
+
+import pytest
+
+from llamaman.access import Access
+from llamaman.gateway.dialect import Dialect, InferenceRoute
+from llamaman.gateway.front_door import Fixed, Inference, Tables, build_tables
+from llamaman.gateway.native import ENDPOINTS, Native
+from llamaman.records import Identity, StreamRoute
+
+from .small_pipeline import Scripted
+
+
+class Some(Scripted):
+    """A dialect with the routes of a test."""
+
+    def __init__(self, *routes: InferenceRoute) -> None:
+        self.routes = routes  # type: ignore[assignment] # a class attribute of the base
+
+
+async def _nothing() -> AsyncIterator[bytes]:
+    return
+    yield b""
+
+
+def _open(identity: Identity, values: Mapping[str, str]) -> AsyncIterator[bytes]:
+    return _nothing()
+
+
+LOGS = StreamRoute("GET", "/api/instances/{id}/logs/stream", Access.MANAGE, _open)
+CHAT = InferenceRoute("POST", "/v1/chat/completions")
+
+
+def tables(
+    *dialects: tuple[str, Dialect], streams: tuple[tuple[str, StreamRoute], ...] = (("llamaman", LOGS),)
+) -> tuple[Tables, list[tuple[str, str]]]:
+    broken: list[tuple[str, str]] = []
+    built = build_tables(
+        dialects, Native(), streams, on_broken=lambda plugin, reason: broken.append((plugin, reason))
+    )
+    return built, broken
+
+
+def serves(built: Tables, surface: str, method: str, path: str) -> bool:
+    return getattr(built, surface).match(method, path) is not None
+
+
+def test_inference_is_served_everywhere_but_on_the_admin_socket() -> None:
+    built, _ = tables(("p", Some(CHAT)))
+    surfaces = [s for s in ("manage", "proxy", "instance", "admin") if serves(built, s, "POST", CHAT.pattern)]
+    assert surfaces == ["manage", "proxy", "instance"]
+
+
+def test_streams_of_management_are_served_where_management_is() -> None:
+    built, _ = tables()
+    path = "/api/instances/abc/logs/stream"
+    assert [s for s in ("manage", "proxy", "instance", "admin") if serves(built, s, "GET", path)] == [
+        "manage",
+        "admin",
+    ]
+
+
+def test_health_is_public_everywhere() -> None:
+    built, _ = tables()
+    for surface in ("manage", "proxy", "instance", "admin"):
+        match = getattr(built, surface).match("GET", "/health")
+        assert isinstance(match.target, Fixed)
+        assert match.target.body == b'{"status":"ok"}'
+
+
+def test_the_engines_own_endpoints_are_served_on_instance_ports_only() -> None:
+    built, _ = tables()
+    for endpoint in ENDPOINTS:
+        assert serves(built, "instance", endpoint.method, endpoint.path), endpoint
+        for surface in ("manage", "proxy", "admin"):
+            assert not serves(built, surface, endpoint.method, endpoint.path), endpoint
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("POST", "/slots/0"),
+        ("GET", "/slots/0"),
+        ("GET", "/v1/stream"),
+        ("POST", "/models/load"),
+        ("GET", "/tools"),
+        ("POST", "/cors-proxy"),
+        ("DELETE", "/props"),
+        ("GET", "/"),
+    ],
+)
+def test_what_is_not_listed_is_not_passed_through(method: str, path: str) -> None:
+    built, _ = tables(("p", Some(CHAT)))
+    assert not serves(built, "instance", method, path)
+
+
+def test_a_dialect_wins_over_the_engines_own_endpoint_on_an_instance_port() -> None:
+    dialect = Some(InferenceRoute("POST", "/completion"))
+    built, broken = tables(("p", dialect))
+    match = built.instance.match("POST", "/completion")
+    assert match is not None
+    assert isinstance(match.target, Inference)
+    assert match.target.dialect is dialect
+    assert broken == []
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        CHAT,
+        InferenceRoute("GET", "/health", body="none"),
+        InferenceRoute("GET", "/api/version", body="none"),
+        InferenceRoute("GET", "/", body="none"),
+    ],
+)
+def test_a_dialect_that_claims_a_taken_route_stays_out_whole(route: InferenceRoute) -> None:
+    other = InferenceRoute("POST", "/other")
+    built, broken = tables(("first", Some(CHAT)), ("second", Some(other, route)))
+    ((plugin, reason),) = broken
+    assert plugin == "second"
+    assert "already served by" in reason
+    for surface in ("manage", "proxy", "instance"):
+        assert not serves(built, surface, "POST", "/other")
+        assert serves(built, surface, "GET", "/health")
+
+
+def test_a_dialect_that_declares_a_route_twice_stays_out() -> None:
+    built, broken = tables(("p", Some(CHAT, CHAT)))
+    assert broken == [("p", "route POST /v1/chat/completions is declared twice")]
+    assert not serves(built, "proxy", "POST", CHAT.pattern)
+
+
+def test_a_stream_that_claims_a_taken_route_stays_out() -> None:
+    other = StreamRoute("GET", "/api/instances/{any}/logs/stream", Access.PUBLIC, _open)
+    built, broken = tables(streams=(("llamaman", LOGS), ("late", other)))
+    assert [plugin for plugin, _ in broken] == ["late"]
+    match = built.manage.match("GET", "/api/instances/x/logs/stream")
+    assert match is not None
+    assert match.target is LOGS
+
+
+def test_every_route_is_listed_with_surfaces_and_level() -> None:
+    built, _ = tables(("p", Some(CHAT, InferenceRoute("GET", "/v1/models", Access.VIEW, body="none"))))
+    rows = {(row.method, row.path): row for row in built.rows()}
+    assert rows["POST", CHAT.pattern].surfaces == ("manage", "proxy", "instance")
+    assert rows["POST", CHAT.pattern].plugin == "p"
+    assert rows["GET", "/v1/models"].level is Access.VIEW
+    assert rows["GET", LOGS.pattern].level is Access.MANAGE
+    assert rows["GET", "/health"].level is Access.PUBLIC
+    assert rows["GET", "/slots"].level is Access.VIEW
+    assert rows["POST", "/props"].level is Access.MANAGE
+    assert rows["POST", "/lora-adapters"].level is Access.MANAGE
+    assert {"method": "GET", "path": "/", "surface": "proxy", "level": "public", "plugin": "llamaman"} in (
+        built.listing()
+    )
+
+
+def test_nothing_that_changes_shared_state_is_open_to_inference() -> None:
+    for endpoint in ENDPOINTS:
+        if endpoint.method == "POST" and endpoint.path in ("/props", "/lora-adapters"):
+            assert endpoint.access is Access.MANAGE
+        if endpoint.path in ("/slots", "/metrics"):
+            assert endpoint.access is Access.VIEW
