@@ -6,7 +6,7 @@ RUN := .venv/bin/python -m
 OPENMP := LD_LIBRARY_PATH="$(CURDIR)/.venv/lib/llamaman-openmp$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}"
 
 .DEFAULT_GOAL := help
-.PHONY: help venv demo-venv demo test lint format bench clean
+.PHONY: help venv demo-venv demo test lint format docs bench clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -31,6 +31,9 @@ lint: venv ## formatting, lint and types; changes nothing
 format: venv ## let ruff rewrite what it can
 	@$(RUN) ruff check --fix .
 	@$(RUN) ruff format .
+
+docs: venv ## write docs/reference and the examples in docs/plugins.md anew from the code
+	@.venv/bin/python scripts/make_docs.py
 
 bench: venv ## measure the front door against a direct connection and nginx
 	@$(RUN) benchmarks $(ARGS)

@@ -9,9 +9,9 @@ import inspect
 import re
 from dataclasses import dataclass, fields
 from importlib import import_module
-from typing import Literal
+from typing import Any, Literal
 
-from docs_markdown import code, number, size, table
+from docs_markdown import PACKAGE, code, number, size, table
 
 from llamaman.gateway.dialect import InferenceRoute
 from llamaman.gateway.limits import Limits, default_body_budget_bytes
@@ -21,9 +21,12 @@ Unit = Literal["bytes", "s", ""]
 
 @dataclass(frozen=True, slots=True)
 class Bound:
-    """One constant of the code. ``unit`` tells how to show it; a pair is shown as a range."""
+    """One constant of the code: its room, so that it may move within it, and its name.
 
-    module: str
+    ``unit`` tells how to show it; a pair is shown as a range.
+    """
+
+    room: str
     name: str
     unit: Unit
     meaning: str
@@ -45,71 +48,66 @@ _CONNECTION = {
     "total": "All connections together; more are answered 503.",
 }
 
-_G, _C, _R, _L = "llamaman.gateway", "llamaman.core", "llamaman.runtimes", "llamaman.library"
 SECTIONS: dict[str, tuple[Bound, ...]] = {
     "Answers and streams": (
-        Bound(f"{_G}.pipeline", "MAX_ANSWER", "bytes", "An engine's answer that is not streamed."),
-        Bound(f"{_G}.pipeline", "MAX_EVENT", "bytes", "One event of an engine's stream."),
-        Bound(f"{_G}.exchange", "HEARTBEAT_S", "s", "A stream that waits gets a comment this often."),
-        Bound(f"{_G}.log_stream", "KEEPALIVE_S", "s", "A silent log stream gets a comment this often."),
-        Bound(f"{_G}.log_stream", "LAST_LINES", "", "Lines of a log that are shown first."),
-        Bound(f"{_G}.log_stream", "PER_CALLER", "", "Log streams of one caller; more are answered 429."),
-        Bound(f"{_G}.log_stream", "IN_ALL", "", "Log streams of all callers; more are answered 429."),
+        Bound("gateway", "MAX_ANSWER", "bytes", "An engine's answer that is not streamed."),
+        Bound("gateway", "MAX_EVENT_BYTES", "bytes", "One event of an engine's stream."),
+        Bound("gateway", "HEARTBEAT_S", "s", "A stream that waits gets a comment this often."),
+        Bound("gateway", "KEEPALIVE_S", "s", "A silent log stream gets a comment this often."),
+        Bound("gateway", "LAST_LINES", "", "Lines of a log that are shown first."),
+        Bound("gateway", "PER_CALLER", "", "Log streams of one caller; more are answered 429."),
+        Bound("gateway", "IN_ALL", "", "Log streams of all callers; more are answered 429."),
     ),
     "Management": (
-        Bound("llamaman.dashboard.bodies", "MAX_BODY", "bytes", "A body; more is answered 413."),
-        Bound("llamaman.dashboard.bodies", "MAX_DEPTH", "", "Levels of nesting in a body."),
-        Bound("llamaman.dashboard.server", "THREADS", "", "Management requests worked on at a time."),
-        Bound("llamaman.dashboard.rest.about", "MAX_EVENTS", "", "Events in one answer."),
-        Bound(f"{_C}.events", "RING", "", "Events that are remembered per topic."),
-        Bound(f"{_C}.api_keys", "MAX_KEYS", "", "API keys."),
-        Bound(f"{_C}.key_record", "MAX_NAME", "", "Characters of a key's name."),
-        Bound(f"{_C}.key_record", "MAX_MODELS", "", "Models that a key may be limited to."),
-        Bound(f"{_L}.presets", "MAX_PRESETS", "", "Presets."),
-        Bound(f"{_L}.presets", "MAX_NOTE_BYTES", "bytes", "A preset's note."),
-        Bound(f"{_C}.extra_args", "MAX_TOKENS", "", "Words in extra_args."),
-        Bound(f"{_C}.extra_args", "MAX_BYTES", "bytes", "The text of extra_args."),
+        Bound("dashboard", "MAX_BODY", "bytes", "A body; more is answered 413."),
+        Bound("dashboard", "MAX_DEPTH", "", "Levels of nesting in a body."),
+        Bound("dashboard", "THREADS", "", "Management requests worked on at a time."),
+        Bound("dashboard", "MAX_EVENTS", "", "Events in one answer."),
+        Bound("core", "RING", "", "Events that are remembered per topic."),
+        Bound("core", "MAX_KEYS", "", "API keys."),
+        Bound("core", "MAX_NAME", "", "Characters of a key's name."),
+        Bound("core", "MAX_MODELS", "", "Models that a key may be limited to."),
+        Bound("library", "MAX_PRESETS", "", "Presets."),
+        Bound("library", "MAX_NOTE_BYTES", "bytes", "A preset's note."),
+        Bound("core", "MAX_TOKENS", "", "Words in extra_args."),
+        Bound("core", "MAX_BYTES", "bytes", "The text of extra_args."),
     ),
     "Life of an instance": (
-        Bound(f"{_C}.readiness", "STALL_S", "s", "Loading without any progress; then the launch fails."),
-        Bound(f"{_C}.instances", "USER_DRAIN_S", "s", "Time that running requests get when a user stops it."),
-        Bound(f"{_C}.messages", "STOP_GRACE_S", "s", "From asking the engine to end to killing it."),
-        Bound(f"{_C}.messages", "SHORT_GRACE_S", "s", "The same, when forced or when it does not answer."),
-        Bound(f"{_C}.supervisor", "FIRST_BACKOFF_S", "s", "Pause before the first restart; it doubles."),
-        Bound(f"{_C}.supervisor", "LONGEST_BACKOFF_S", "s", "The longest such pause."),
-        Bound(f"{_C}.supervisor", "MOST_RESTARTS", "", "Restarts in a row; then the instance has failed."),
-        Bound(f"{_C}.supervisor", "STEADY_S", "s", "Ready this long, and the restarts count from 0 again."),
-        Bound(
-            f"{_C}.breaker", "FIRST_PAUSE_S", "s", "A configuration that died is not loaded for; it doubles."
-        ),
-        Bound(f"{_C}.breaker", "LONGEST_PAUSE_S", "s", "The longest such pause."),
-        Bound("llamaman.house", "SHUTDOWN_GRACE_S", "s", "Time that running answers get when LlamaMan ends."),
-        Bound(f"{_R}.logfiles", "ROTATE_AT_BYTES", "bytes", "A log file; then it is rotated."),
-        Bound(f"{_R}.logfiles", "KEPT_FILES", "", "Rotated files that are kept per instance."),
-        Bound("llamaman.house", "LOGS_TOTAL_BYTES", "bytes", "All logs together; the oldest go first."),
+        Bound("core", "STALL_S", "s", "Loading without any progress; then the launch fails."),
+        Bound("core", "USER_DRAIN_S", "s", "Time that running requests get when a user stops it."),
+        Bound("core", "STOP_GRACE_S", "s", "From asking the engine to end to killing it."),
+        Bound("core", "SHORT_GRACE_S", "s", "The same, when forced or when it does not answer."),
+        Bound("core", "FIRST_BACKOFF_S", "s", "Pause before the first restart; it doubles."),
+        Bound("core", "LONGEST_BACKOFF_S", "s", "The longest such pause."),
+        Bound("core", "MOST_RESTARTS", "", "Restarts in a row; then the instance has failed."),
+        Bound("core", "STEADY_S", "s", "Ready this long, and the restarts count from 0 again."),
+        Bound("core", "FIRST_PAUSE_S", "s", "A configuration that died is not loaded for; it doubles."),
+        Bound("core", "LONGEST_PAUSE_S", "s", "The longest such pause."),
+        Bound("house", "SHUTDOWN_GRACE_S", "s", "Time that running answers get when LlamaMan ends."),
+        Bound("runtimes", "ROTATE_AT_BYTES", "bytes", "A log file; then it is rotated."),
+        Bound("runtimes", "KEPT_FILES", "", "Rotated files that are kept per instance."),
+        Bound("house", "LOGS_TOTAL_BYTES", "bytes", "All logs together; the oldest go first."),
     ),
     "Model files": (
-        Bound(f"{_L}.scan", "MAX_ENTRIES", "", "Files looked at below MODELS_DIR."),
-        Bound(f"{_L}.scan", "MAX_DEPTH", "", "Levels of folders."),
-        Bound(f"{_L}.names", "MAX_NAME", "", "Characters of a model's name; the rest is cut off."),
-        Bound(
-            f"{_L}.gguf", "MAX_HEADER_BYTES", "bytes", "A GGUF header; a larger one makes the file broken."
-        ),
-        Bound(f"{_L}.gguf", "MAX_CPU_SECONDS", "s", "Processor time for reading one header."),
+        Bound("library", "MAX_ENTRIES", "", "Files looked at below MODELS_DIR."),
+        Bound("library", "MAX_DEPTH", "", "Levels of folders."),
+        Bound("library", "MAX_NAME", "", "Characters of a model's name; the rest is cut off."),
+        Bound("library", "MAX_HEADER_BYTES", "bytes", "A GGUF header; a larger one makes the file broken."),
+        Bound("library", "MAX_CPU_SECONDS", "s", "Processor time for reading one header."),
     ),
     "Plugins": (
-        Bound(f"{_C}.plugin_manager", "DEGRADED_AFTER", "", "Failures in a row; then it counts as degraded."),
-        Bound(f"{_C}.plugin_manager", "REST_S", "s", "How long a degraded probe rests."),
+        Bound("core", "DEGRADED_AFTER", "", "Failures in a row; then it counts as degraded."),
+        Bound("core", "REST_S", "s", "How long a degraded probe rests."),
         Bound(
-            f"{_C}.plugin_manager",
+            "core",
             "OVERRUNS_ALLOWED",
             "",
             "Overruns that move a nonblocking hook to the pool.",
         ),
-        Bound(f"{_G}.pipeline", "_HOOK_DEADLINE_S", "s", "For pre_forward on the pool; then 503."),
-        Bound(f"{_C}.hooks", "SHUTDOWN_S", "s", "For the shutdown of all plugins together."),
-        Bound(f"{_C}.jobs", "WORKERS", "", "Jobs that run at the same time."),
-        Bound(f"{_C}.store", "KEY_LIMIT", "", "Characters of a key in the store."),
+        Bound("gateway", "_HOOK_DEADLINE_S", "s", "For pre_forward on the pool; then 503."),
+        Bound("core", "SHUTDOWN_S", "s", "For the shutdown of all plugins together."),
+        Bound("core", "WORKERS", "", "Jobs that run at the same time."),
+        Bound("core", "KEY_LIMIT", "", "Characters of a key in the store."),
     ),
 }
 
@@ -159,10 +157,28 @@ def _budget() -> str:
 
 
 def _value(bound: Bound) -> str:
-    value = getattr(import_module(bound.module), bound.name)
+    value = _constant(bound.room, bound.name)
     if isinstance(value, tuple):
         return " to ".join(_shown(each, bound.unit) for each in value)
     return _shown(value, bound.unit)
+
+
+def _constant(room: str, name: str) -> Any:
+    """The value of a module's constant somewhere in a room of ``llamaman``.
+
+    :raises LookupError: it is nowhere there, or two modules differ about it.
+    """
+    files = [PACKAGE / f"{room}.py", *sorted((PACKAGE / room).rglob("*.py"))]
+    values = {
+        getattr(import_module(".".join(("llamaman", *path.relative_to(PACKAGE).with_suffix("").parts))), name)
+        for path in files
+        if path.exists() and re.search(rf"^{name}\b.*=", path.read_text(encoding="utf-8"), re.MULTILINE)
+    }
+    if len(values) != 1:
+        raise LookupError(
+            f"llamaman/{room} has {len(values)} values for {name}, which docs_limits.py lists: correct the list there"
+        )
+    return values.pop()
 
 
 def _shown(value: float, unit: Unit) -> str:

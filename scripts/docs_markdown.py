@@ -5,7 +5,11 @@ from __future__ import annotations
 import inspect
 import re
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "llamaman"
 
 _ROLE = re.compile(r":[a-z]+:`~?(?:[\w.]+\.)?(\w+)`")
 
