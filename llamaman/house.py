@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import time
 from collections.abc import Mapping
@@ -44,6 +45,7 @@ CAUSE_LINES = 60
 ROTATE_EVERY_S = 10.0
 REFRESH_EVERY_S = 15.0
 LOGS_TOTAL_BYTES = 1 << 30
+COLLECT_AT = (10_000, 20, 100)
 
 
 class House:
@@ -76,6 +78,7 @@ class House:
         )
         self._dashboard: DashboardServer | None = None
         self._serving = False
+        self._calm: asyncio.Task[None] | None = None
 
     async def _app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         assert self._door is not None
@@ -130,6 +133,7 @@ class House:
         await self._listeners.open_unix(Surface("admin"), socket_path(runtime_dir, config.node_name), 0o600)
         dashboard.start()
         self._serving = True
+        self._calm = asyncio.get_running_loop().create_task(_calm_the_collector(dashboard))
         self._start_jobs()
         kernel.hooks.startup(kernel.facades)
         log.info(
@@ -195,6 +199,18 @@ class House:
         for given in kernel.hooks.job_declare():
             kernel.jobs.add(given.value, given.plugin)
         kernel.jobs.start()
+
+
+async def _calm_the_collector(dashboard: DashboardServer) -> None:
+    """Keep the garbage collector from stopping every stream for what was loaded once.
+
+    A full collection walks all modules and took 31 ms here, which was the p99 of the time to the first token
+    under 400 streams. What the boot left is set aside, and full collections become rare.
+    """
+    await asyncio.to_thread(dashboard.wait_ready, 30.0)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*COLLECT_AT)
 
 
 def _sort_routes(

@@ -68,6 +68,7 @@ class Intent:
     :ivar model: the name as the client wrote it; None means the model of the instance port it came through.
     :ivar needs: the role a model must have.
     :ivar slots: permits that the request takes (``n`` of a completion); 0 for what needs no slot.
+    :ivar launcher: whose rights decide what may be evicted for a start.
     :ivar wakes: whether it may start or wake an instance; only inference does.
     :ivar keep_alive: seconds; None means no change.
     :ivar affinity: requests with the same value prefer the same instance.
@@ -79,6 +80,7 @@ class Intent:
     stream: bool = False
     slots: int = 1
     wakes: bool = True
+    launcher: Literal["openai", "ollama"] = "openai"
     keep_alive: float | None = None
     affinity: str | None = None
     request: Request | None = None

@@ -90,6 +90,21 @@ class Exchange:
         self.wrote_content = True
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
+    def push(self, data: bytes) -> bool:
+        """Send a piece of a relayed stream at once; False when the client reads too slowly.
+
+        :raises ClientGone: nobody is there any more.
+        """
+        if not self.started:
+            self.started = True
+            self.status = 200
+            self.request.start(200, SSE_HEADERS)
+        if self._heartbeat:
+            self._heartbeat.cancel()
+            self._heartbeat = None
+        self.wrote_content = True
+        return self.request.push(data)
+
     async def finish(self) -> None:
         """End a started answer."""
         self.quiet()

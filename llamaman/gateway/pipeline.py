@@ -56,6 +56,7 @@ from llamaman.gateway.exchange import Exchange, Exchanges, Send
 from llamaman.gateway.limits import BodyTooLarge, BodyTooSlow, BufferFull, ClientGone
 from llamaman.gateway.overrides import sampling_overrides
 from llamaman.gateway.pool import Grant, Pools
+from llamaman.gateway.relay import Relay
 from llamaman.gateway.request import Request
 from llamaman.gateway.sse import EventTooLarge
 from llamaman.gateway.upstream import Response, UpstreamError
@@ -64,7 +65,6 @@ from llamaman.records import NOBODY, ForwardCall, ForwardRecord, Identity, Model
 log = logging.getLogger("llamaman.gateway")
 
 MAX_ANSWER = 64 * 1024 * 1024
-MAX_EVENT = 8 * 1024 * 1024
 BRIEF_S = 0.5
 _SUSPICIOUS_FAILURES = 3
 _EXIT_NOTICED_S = 0.2
@@ -278,7 +278,7 @@ class Pipeline:
             exchange.phase = "load" if pool.loading else "queue"
             waited = time.monotonic()
             wants_embedding = embedding or (intent.needs == "embedding" and model.embedding)
-            grant = await pool.wait(model, only, intent.slots, "openai", embedding=wants_embedding)
+            grant = await pool.wait(model, only, intent.slots, intent.launcher, embedding=wants_embedding)
             exchange.queued_s += time.monotonic() - waited
         exchange.instance_id = grant.instance.id
         exchange.phase = "prefill"
@@ -367,7 +367,11 @@ class Pipeline:
                     meter_body(exchange.meter, answer)
                 return Result(response.status, rename(answer, call.rename))
             if mode == "relay":
-                await self._relay(exchange, response, call.rename)
+                relay = Relay(exchange, call.rename)
+                await response.pipe(relay, exchange.request.drained)
+                relay.flush()
+                await exchange.start(200, SSE_HEADERS)
+                await exchange.finish()
                 return Result(200, b"", relayed=True)
             result = await assemble(response, exchange.meter, chat="chat" in call.path)
             return replace(result, body=rename(result.body, call.rename)) if call.rename else result
@@ -403,29 +407,6 @@ class Pipeline:
             silence_s=self._p.request_timeout_s,
             abandon=partial(self._abandon, grant),
         )
-
-    async def _relay(self, exchange: Exchange, response: Response, names: tuple[str, str] | None) -> None:
-        meter = exchange.meter
-        rest = b""
-        while block := await response.read_block():
-            if rest:
-                block = rest + block
-            cut = block.rfind(b"\n\n") + 2
-            if cut == 1:
-                rest = block
-                if len(rest) > MAX_EVENT:
-                    raise EventTooLarge
-                continue
-            rest = block[cut:]
-            events = meter.pass_events(block[:cut])
-            if events:
-                if names:
-                    events = rename(events, names)
-                if not exchange.started:
-                    await exchange.start(200, SSE_HEADERS)
-                await exchange.write(events)
-        await exchange.start(200, SSE_HEADERS)
-        await exchange.finish()
 
     async def _calls(
         self, calls: Calls, exchange: Exchange, grant: Grant, patch: Mapping[str, Any]

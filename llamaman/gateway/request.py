@@ -151,30 +151,49 @@ class Request:
     async def send(self, message: dict[str, Any]) -> None:
         """The ASGI send channel. Raises ClientGone once the connection is lost; half-closed ones still work."""
         if message["type"] == "http.response.body":
-            connection = self._connection
-            if self.answered:
-                raise RuntimeError("the answer is already complete")
-            if connection.request is not self:
-                raise ClientGone("the client closed the connection before the answer was complete")
-            body: bytes = message.get("body", b"")
             more: bool = message.get("more_body", False)
-            if self.started:
-                self._write_piece(body, more)
-            else:
-                self._write_first(body, more)
-            if connection.write_paused:
-                await connection.drained()
+            flows = self.push(message.get("body", b""), more=more)
             if not more:
-                self.answered = True
-                connection.answer_done(self)
+                self.answered = True  # before any wait: nobody may end it a second time
+            if not flows:
+                await self.drained()
+            if not more:
+                self._connection.answer_done(self)
                 self._wake()
             return
         if message["type"] != "http.response.start":
             raise RuntimeError(f"this server does not know the ASGI message {message['type']!r}")
+        self.start(message["status"], message.get("headers", ()))
+
+    # --- the same without a coroutine, for relays
+
+    def start(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """Fix status and headers; they leave with the first piece."""
         if self._status:
             raise RuntimeError("the answer was already started")
-        self._status = message["status"]
-        self._headers = message.get("headers", ())
+        self._status = status
+        self._headers = headers
+
+    def push(self, body: bytes, *, more: bool = True) -> bool:
+        """Write a piece of the answer now; False when the client reads too slowly: await `drained` then.
+
+        Raises ClientGone once the connection is lost.
+        """
+        connection = self._connection
+        if self.answered:
+            raise RuntimeError("the answer is already complete")
+        if connection.request is not self:
+            raise ClientGone("the client closed the connection before the answer was complete")
+        if self.started:
+            self._write_piece(body, more)
+        else:
+            self._write_first(body, more)
+        return not connection.write_paused
+
+    async def drained(self) -> None:
+        """Wait until the client has taken enough of what was written."""
+        if self._connection.write_paused:
+            await self._connection.drained()
 
     def _write_first(self, body: bytes, more: bool) -> None:
         """Status, headers and the first piece of the body in one write."""

@@ -111,6 +111,11 @@ class UpstreamConnection(asyncio.Protocol):
         self._arm()
         return response
 
+    def pause(self) -> None:
+        if not self._paused and not self._transport.is_closing():
+            self._paused = True
+            self._transport.pause_reading()
+
     def resume(self) -> None:
         if self._paused:
             self._paused = False
@@ -184,7 +189,12 @@ class UpstreamConnection(asyncio.Protocol):
                 cause = error.__context__
                 self.fail("protocol", str(cause) if isinstance(cause, _Refused) else f"bad answer: {error}")
                 return
-        if not response.complete:
+        if response.sink is not None and len(chunks) > before:
+            self._overhead = 0
+            response.flow()
+            if not response.complete:
+                return
+        elif not response.complete:
             if len(chunks) == before:
                 self._overhead += len(data)
                 if self._overhead > HEAD_BYTES:
