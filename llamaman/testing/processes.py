@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import time
@@ -71,6 +72,17 @@ def stop(process: subprocess.Popen[bytes], seconds: float = 15) -> None:
     except subprocess.TimeoutExpired:
         process.kill()
         process.wait()
+
+
+def freeze(pid: int) -> None:
+    """SIGSTOP; returns when every thread has stopped, which takes a moment. SIGCONT lets it go on."""
+    os.kill(pid, signal.SIGSTOP)
+    while any(_state(task) not in "Tt" for task in Path(f"/proc/{pid}/task").iterdir()):
+        time.sleep(0.001)
+
+
+def _state(task: Path) -> str:
+    return (task / "stat").read_text().rpartition(") ")[2][0]
 
 
 def rss_mb(pid: int) -> float | None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import secrets
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
+from urllib.parse import quote
 
 import pytest
 
 from llamaman.testing import write_temper
-from llamaman.testing.engines import TestEngine
+from llamaman.testing.engines import TestEngine, available_engines
 from llamaman.testing.manager import Manager
 
 
@@ -29,60 +33,102 @@ class NewManager(Protocol):
     ) -> Manager: ...
 
 
+def end(manager: Manager) -> None:
+    """End a manager in order, and see that it was in order."""
+    left = {}
+    if manager.is_alive:
+        manager.terminate()
+        left = manager.engines()
+    manager.close()
+    assert not left, "a manager that ends leaves no engine running"
+    assert "Traceback" not in manager.output(), manager.output()[-4000:]
+
+
 @pytest.fixture
 def new_manager(tmp_path: Path, tiny_model: Path) -> Iterator[NewManager]:
-    managers: list[Manager] = []
+    """Makes managers for this test alone."""
+    with ExitStack() as stack:
 
-    def make(*, start: bool = True, **options: Any) -> Manager:
-        manager = Manager(tmp_path / f"m{len(managers)}", **options)
-        managers.append(manager)
-        shutil.copy(tiny_model, manager.models / "tiny.gguf")
-        if start:
+        def make(*, start: bool = True, **options: Any) -> Manager:
+            manager = Manager(tmp_path / secrets.token_hex(4), **options)
+            shutil.copy(tiny_model, manager.models / "tiny.gguf")
+            stack.callback(end, manager)
+            if start:
+                manager.start()
+            return manager
+
+        yield make
+
+
+@dataclass(frozen=True, slots=True)
+class Lender:
+    """Lends running managers to one test after the other: starting one takes longer than most tests do."""
+
+    folder: Path
+    model: Path
+    managers: dict[str, Manager] = field(default_factory=dict)
+
+    def take(self, engine: TestEngine) -> Manager:
+        """A running manager in which nothing has happened that can still be seen."""
+        manager = self.managers.get(engine.name)
+        if manager is None:
+            manager = Manager(self.folder / secrets.token_hex(4), binary=engine.binary)
+            shutil.copy(self.model, manager.models / "tiny.gguf")
+            self.managers[engine.name] = manager
             manager.start()
         return manager
 
-    yield make
-    left = {}
-    for manager in managers:
-        if manager.is_alive:
-            manager.terminate()
-            left |= manager.engines()
-        manager.close()
-    assert not left, "a manager that ends leaves no engine running"
-    for manager in managers:
+    def give_back(self, engine: TestEngine) -> None:
+        """Make it as new; one that cannot be made so is not lent again."""
+        manager = self.managers.pop(engine.name)
+        try:
+            if not manager.is_alive:
+                manager.start()
+            manager.clear()
+            manager.setting(require_auth=True)
+            for path in manager.manage("GET", "/api/presets"):
+                manager.manage("DELETE", f"/api/presets/{quote(path.lstrip('/'))}")
+            for model in set(manager.models.iterdir()) - {manager.models / "tiny.gguf"}:
+                model.unlink()
+            manager.manage("POST", "/api/models/rescan")
+            assert not manager.engines(), "no engine runs that no instance owns"
+        except BaseException:
+            manager.close()
+            raise
         assert "Traceback" not in manager.output(), manager.output()[-4000:]
+        self.managers[engine.name] = manager
+
+
+@pytest.fixture(scope="session")
+def lender(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Lender]:
+    """Running managers for all tests of a run."""
+    lender = Lender(tmp_path_factory.mktemp("lent"), tiny_model)
+    yield lender
+    for manager in lender.managers.values():
+        end(manager)
 
 
 @pytest.fixture
-def manager(real_engine: TestEngine, new_manager: NewManager) -> Manager:
+def manager(real_engine: TestEngine, lender: Lender) -> Iterator[Manager]:
     """A running manager, with each real engine in turn."""
-    return new_manager(binary=real_engine.binary)
+    yield lender.take(real_engine)
+    lender.give_back(real_engine)
 
 
 @pytest.fixture(params=[pytest.param("embedded", marks=pytest.mark.real("embedded engine"))])
-def embedded(request: pytest.FixtureRequest) -> None:
+def embedded(request: pytest.FixtureRequest) -> TestEngine:
     """For tests where the engine makes no difference: the one that is always there."""
-    from llamaman.testing.engines import available_engines
-
     (engine,) = (each for each in available_engines() if each.name == request.param)
     if engine.missing:
         pytest.skip(engine.missing)
+    return engine
 
 
 @pytest.fixture
-def plain_manager(embedded: None, new_manager: NewManager) -> Manager:
+def plain_manager(embedded: TestEngine, lender: Lender) -> Iterator[Manager]:
     """A running manager with the embedded engine."""
-    return new_manager()
-
-
-@pytest.fixture(scope="module")
-def shared_manager(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> Iterator[Manager]:
-    """A running manager for tests that change nothing; one for all of a module."""
-    manager = Manager(tmp_path_factory.mktemp("shared") / "m")
-    shutil.copy(tiny_model, manager.models / "tiny.gguf")
-    with manager:
-        yield manager
-    assert "Traceback" not in manager.output(), manager.output()[-4000:]
+    yield lender.take(embedded)
+    lender.give_back(embedded)
 
 
 @pytest.fixture

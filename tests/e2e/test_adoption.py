@@ -108,7 +108,7 @@ def test_killed_while_a_model_loads_it_adopts_the_load(tempered: Callable[..., M
 
 @pytest.mark.parametrize("delay_ms", [0, 5, 10, 15, 20, 30, 45])
 def test_killed_at_any_moment_of_a_launch_it_leaves_no_engine_without_a_record(
-    embedded: None, new_manager: Any, delay_ms: int
+    embedded: object, new_manager: Any, delay_ms: int
 ) -> None:
     manager = new_manager()
     made = manager.launch("tiny", wait=None)

@@ -31,7 +31,7 @@ from typing import Any
 import pytest
 
 from llamaman.core.config import VARIABLES
-from llamaman.testing import write_temper
+from llamaman.testing import processes, write_temper
 from llamaman.testing.manager import Manager, command
 from llamaman.testing.wire import call, refuses
 
@@ -251,7 +251,7 @@ def test_health_check_timeout_decides_when_a_silent_engine_is_given_up(
 ) -> None:
     manager = with_env({"REQUEST_TIMEOUT": "1", "HEALTH_CHECK_TIMEOUT": seconds})
     instance = manager.launch("tiny")
-    os.kill(instance["pid"], signal.SIGSTOP)
+    processes.freeze(instance["pid"])
     assert manager.chat("tiny").status == 504
     if generation == 1:
         time.sleep(4)  # the impatient one has given up three times by now

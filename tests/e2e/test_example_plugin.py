@@ -38,7 +38,7 @@ def ask(manager: Manager, question: object = "hello", key: str | None = None) ->
 
 
 def test_the_example_plugin_does_what_its_page_says(
-    embedded: None, new_manager: Callable[..., Manager], tmp_path: Path
+    embedded: object, new_manager: Callable[..., Manager], tmp_path: Path
 ) -> None:
     manager = new_manager(env=installed(tmp_path / "site"))
     (record,) = (each for each in manager.manage("GET", "/api/plugins") if each["name"] == "ask")
@@ -75,7 +75,7 @@ def test_the_example_plugin_does_what_its_page_says(
 
 
 def test_a_plugin_that_is_switched_off_is_never_imported(
-    embedded: None, new_manager: Callable[..., Manager], tmp_path: Path
+    embedded: object, new_manager: Callable[..., Manager], tmp_path: Path
 ) -> None:
     env = {**installed(tmp_path / "site"), "LLAMAMAN_PLUGINS_DISABLED": "ask"}
     manager = new_manager(env=env)

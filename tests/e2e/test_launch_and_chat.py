@@ -156,19 +156,19 @@ def test_a_launch_over_http_needs_a_key_that_may_manage(plain_manager: Manager) 
     ids=lambda value: json.dumps(value) if isinstance(value, dict) else "",
 )
 def test_a_refused_launch_names_the_field_and_leaves_nothing(
-    shared_manager: Manager, change: dict[str, Any], field: str
+    plain_manager: Manager, change: dict[str, Any], field: str
 ) -> None:
-    body = {"model_path": str(shared_manager.models / "tiny.gguf"), "threads": 1, **change}
-    answer = shared_manager.admin("POST", "/api/instances", body)
+    body = {"model_path": str(plain_manager.models / "tiny.gguf"), "threads": 1, **change}
+    answer = plain_manager.admin("POST", "/api/instances", body)
     assert answer.status == 400, answer.text
     assert field in answer.error
-    assert nothing_is_left(shared_manager)
+    assert nothing_is_left(plain_manager)
 
 
 @pytest.mark.parametrize("body", [b"{", b"[1]", b"null", b'"text"', b"\xff\xfe", b""])
-def test_a_body_that_is_no_object_is_refused(shared_manager: Manager, body: bytes) -> None:
+def test_a_body_that_is_no_object_is_refused(plain_manager: Manager, body: bytes) -> None:
     answer = call(
-        shared_manager.admin_socket,
+        plain_manager.admin_socket,
         "POST",
         "/api/instances",
         body=body,
@@ -176,20 +176,20 @@ def test_a_body_that_is_no_object_is_refused(shared_manager: Manager, body: byte
     )
     assert answer.status == 400, answer.text
     assert answer.error
-    assert nothing_is_left(shared_manager)
+    assert nothing_is_left(plain_manager)
 
 
-def test_another_content_type_is_refused(shared_manager: Manager) -> None:
-    body = json.dumps({"model_path": str(shared_manager.models / "tiny.gguf")}).encode()
+def test_another_content_type_is_refused(plain_manager: Manager) -> None:
+    body = json.dumps({"model_path": str(plain_manager.models / "tiny.gguf")}).encode()
     answer = call(
-        shared_manager.admin_socket,
+        plain_manager.admin_socket,
         "POST",
         "/api/instances",
         body=body,
         headers={"Content-Type": "text/plain"},
     )
     assert answer.status == 415, answer.text
-    assert nothing_is_left(shared_manager)
+    assert nothing_is_left(plain_manager)
 
 
 def test_a_port_that_another_program_holds_is_a_conflict_and_leaves_nothing(plain_manager: Manager) -> None:
@@ -210,7 +210,7 @@ def test_a_port_that_another_program_holds_is_a_conflict_and_leaves_nothing(plai
     assert len(manager.instances()) == 1
 
 
-def test_a_launch_without_a_free_port_is_a_conflict(embedded: None, new_manager: Any) -> None:
+def test_a_launch_without_a_free_port_is_a_conflict(embedded: object, new_manager: Any) -> None:
     manager = new_manager(instance_ports=1)
     manager.launch("tiny")
     answer = manager.admin("POST", "/api/instances", {"model_path": str(manager.models / "tiny.gguf")})

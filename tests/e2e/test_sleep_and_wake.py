@@ -119,7 +119,7 @@ def test_an_instance_stopped_by_hand_does_not_wake_on_its_port_but_its_model_can
 
 
 def test_sleeping_instances_count_neither_as_running_nor_as_lost(
-    embedded: None, new_manager: Callable[..., Manager]
+    embedded: object, new_manager: Callable[..., Manager]
 ) -> None:
     manager = new_manager(env={"LLAMAMAN_MAX_MODELS": "1"})
     instance = asleep(manager)

@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from llamaman.testing import processes
 from llamaman.testing.manager import CHAT, Manager
 from llamaman.testing.wire import refuses
 
@@ -141,11 +142,11 @@ def test_a_client_that_leaves_a_hanging_engine_can_be_followed_by_a_stop(
 
 
 def test_a_frozen_engine_is_noticed_and_replaced(
-    embedded: None, new_manager: Callable[..., Manager], at_once: ThreadPoolExecutor
+    embedded: object, new_manager: Callable[..., Manager], at_once: ThreadPoolExecutor
 ) -> None:
     manager = new_manager(env={"REQUEST_TIMEOUT": "1", "HEALTH_CHECK_TIMEOUT": "0.3"})
     instance = manager.launch("tiny")
-    os.kill(instance["pid"], signal.SIGSTOP)
+    processes.freeze(instance["pid"])
     answer = at_once.submit(manager.chat, "tiny").result(20)
     assert answer.status == 504
     again = manager.until(lambda: _second_generation(manager, instance["id"]), "the replacement", seconds=40)
