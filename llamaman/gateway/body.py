@@ -68,3 +68,13 @@ def rename(text: bytes, names: tuple[str, str] | None) -> bytes:
         return text
     engine, client = (orjson.dumps(name) for name in names)
     return text.replace(b'"model":' + engine, b'"model":' + client)
+
+
+def patched(body: bytes, patch: Mapping[str, Any]) -> bytes:
+    """Lay a patch of dotted paths over a body; without dots the body is not parsed again."""
+    if not any("." in path for path in patch):
+        return splice(body, patch)
+    data = parse_object(body)
+    for path, value in patch.items():
+        data = set_path(data, path, value)
+    return dump(data)

@@ -1,8 +1,7 @@
 """The one path of every inference request, from authentication to the released slot.
 
 Reading order: :meth:`Pipeline.handle`, which is the path in the order in which a request meets it;
-``_serve`` drives the dialect's generator; ``_call`` and its four modes talk to the engine; ``_abandon``
-is what happens when the client goes first.
+``_serve`` drives the dialect's generator, whose calls :mod:`llamaman.gateway.engine_calls` carries out.
 """
 
 from __future__ import annotations
@@ -10,9 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llamaman.access import Access
@@ -23,20 +21,15 @@ from llamaman.core.library_contract import Library
 from llamaman.errors import (
     EngineDied,
     Forbidden,
-    InvalidRequest,
     LlamaManError,
-    ModelNotFound,
     ModelUnavailable,
     NotFound,
-    PayloadTooLarge,
     PluginError,
     UpstreamFailed,
     UpstreamTimeout,
 )
-from llamaman.gateway.body import dump, parse_object, rename, set_path, splice
+from llamaman.gateway.body import parse_object
 from llamaman.gateway.dialect import (
-    JSON_HEADERS,
-    SSE_HEADERS,
     Call,
     Calls,
     Dialect,
@@ -47,37 +40,34 @@ from llamaman.gateway.dialect import (
     Next,
     Reply,
     Result,
-    Results,
     Start,
 )
 from llamaman.gateway.dialect import Request as DialectRequest
-from llamaman.gateway.event_stream import EventStream, assemble, meter_body
+from llamaman.gateway.engine_calls import EngineCalls
+from llamaman.gateway.event_stream import EventStream
 from llamaman.gateway.exchange import Exchange, Exchanges, Send
-from llamaman.gateway.limits import BodyTooLarge, BodyTooSlow, BufferFull, ClientGone
+from llamaman.gateway.limits import ClientGone
 from llamaman.gateway.overrides import sampling_overrides
 from llamaman.gateway.pool import Grant, Pools
-from llamaman.gateway.relay import Relay
 from llamaman.gateway.request import Request
-from llamaman.gateway.sse import EventTooLarge
-from llamaman.gateway.upstream import Response, UpstreamError
-from llamaman.records import NOBODY, ForwardCall, ForwardRecord, Identity, ModelView, Reject, State
+from llamaman.gateway.request_checks import (
+    WrongPort,
+    allowed,
+    check_role,
+    plain_error,
+    raise_reject,
+    read_body,
+    resolve,
+)
+from llamaman.gateway.upstream import UpstreamError
+from llamaman.records import NOBODY, ForwardCall, ForwardRecord, ModelView, State
 
 log = logging.getLogger("llamaman.gateway")
 
-MAX_ANSWER = 64 * 1024 * 1024
-BRIEF_S = 0.5
 _SUSPICIOUS_FAILURES = 3
 _EXIT_NOTICED_S = 0.2
 _CAUSE_FOUND_S = 1.0
 _HOOK_DEADLINE_S = 5.0
-_PROGRESS = {"stream": True, "return_progress": True}
-#: Laid over a body per mode; without include_usage a stream's figures would lack what a body has.
-_BY_MODE: Mapping[str, Mapping[str, Any]] = {
-    "plain": {},
-    "relay": _PROGRESS,
-    "stream": _PROGRESS,
-    "assemble": {**_PROGRESS, "stream_options": {"include_usage": True}},
-}
 
 
 class Registry(Protocol):
@@ -125,7 +115,7 @@ class Pipeline:
     def __init__(self, parts: Parts) -> None:
         self._p = parts
         self.exchanges = Exchanges()
-        self._cleanups: set[asyncio.Task[None]] = set()
+        self._calls = EngineCalls(parts.request_timeout_s, parts.registry.suspect)
 
     async def handle(
         self,
@@ -150,7 +140,7 @@ class Pipeline:
             authorise(identity, level, require_auth=parts.require_auth())
             raw, body = b"", {}
             if route.body == "json":
-                raw = await _read(request, route.limit)
+                raw = await read_body(request, route.limit)
                 body = parse_object(raw)
             own = self._own_instance(exchange)
             models = parts.library.models()
@@ -163,7 +153,7 @@ class Pipeline:
                     identity=identity,
                     json=body,
                     raw=raw,
-                    models=models if identity.models is None else _allowed(models, exchange),
+                    models=models if identity.models is None else allowed(models, identity),
                     own_model=parts.library.by_path(own.model_path) if own else None,
                     request_id=exchange.id,
                 )
@@ -205,7 +195,7 @@ class Pipeline:
         exchange.ended_by = error
         try:
             if isinstance(error, WrongPort):
-                await exchange.reply(_plain_error(error))
+                await exchange.reply(plain_error(error))
             else:
                 await exchange.fail(error)
         except ClientGone:
@@ -222,33 +212,18 @@ class Pipeline:
             raise NotFound("this instance no longer exists")
         return instance
 
-    def _resolve(self, intent: Intent, own: Instance | None, identity: Identity) -> ModelView:
-        if own is None:
-            if not intent.model:
-                raise InvalidRequest("model is required", field="model")
-            try:
-                return self._p.library.find(intent.model)
-            except ModelNotFound as error:
-                raise ModelNotFound(
-                    error.name, [c for c in error.candidates if allows_model(identity, c)]
-                ) from None
-        model = self._p.library.by_path(own.model_path)
-        if intent.model and not _fits(intent.model, model):
-            raise WrongPort(f"model '{intent.model}' is not loaded on this port", field="model")
-        return model
-
     async def _infer(self, exchange: Exchange, intent: Intent, own: Instance | None) -> None:
         parts = self._p
         exchange.intent = intent
         exchange.stream = intent.stream
-        model = self._resolve(intent, own, exchange.identity)
+        model = resolve(parts.library, intent, own, exchange.identity)
         exchange.model = model
         if not allows_model(exchange.identity, model.name):
             raise Forbidden(f"this key may not use model '{model.name}'")
         embedding = parts.registry.is_embedding(model)
-        _check_role(intent, model, embedding)
+        check_role(intent, model, embedding)
         if parts.hooks.has("admit"):
-            _raise_reject(parts.hooks.admit(self._forward_call(exchange, intent, model)))
+            raise_reject(parts.hooks.admit(self._forward_call(exchange, intent, model)))
         if intent.stream:
             exchange.keep_alive()
         replaced = False
@@ -316,10 +291,10 @@ class Pipeline:
                 if isinstance(op, Call):
                     if op.mode == "stream":
                         if stream:
-                            self._done_with(stream.response, grant)
-                        event, stream = await self._begin_stream(exchange, op, grant, patch)
+                            self._calls.done_with(stream.response, grant)
+                        event, stream = await self._calls.begin_stream(exchange, op, grant, patch)
                     else:
-                        event = await self._call(exchange, op, grant, patch)
+                        event = await self._calls.call(exchange, op, grant, patch)
                 elif isinstance(op, Emit):
                     await exchange.write(op.data)
                 elif isinstance(op, Next):
@@ -329,11 +304,11 @@ class Pipeline:
                 elif isinstance(op, Start):
                     await exchange.start(op.status, op.headers)
                 elif isinstance(op, Calls):
-                    event = await self._calls(op, exchange, grant, patch)
+                    event = await self._calls.calls(op, exchange, grant, patch)
         finally:
             serving.close()
             if stream:
-                self._done_with(stream.response, grant)
+                self._calls.done_with(stream.response, grant)
         if not exchange.request.answered:
             await exchange.finish()
 
@@ -350,103 +325,8 @@ class Pipeline:
                 ) from None
         else:
             outcome = hooks.pre_forward(call)
-        _raise_reject(outcome)
+        raise_reject(outcome)
         return dict(outcome) if isinstance(outcome, Mapping) else {}
-
-    # --- talking to the engine -----------------------------------------------------------------------
-
-    async def _call(self, exchange: Exchange, call: Call, grant: Grant, patch: Mapping[str, Any]) -> Result:
-        mode = call.mode
-        if mode == "assemble" and _is_brief(call, grant.instance):
-            mode = "plain"
-        response = await self._open(grant, call, mode, patch)
-        try:
-            if mode == "plain" or response.status != 200:
-                answer = await response.read_all(MAX_ANSWER)
-                if response.status == 200:
-                    meter_body(exchange.meter, answer)
-                return Result(response.status, rename(answer, call.rename))
-            if mode == "relay":
-                relay = Relay(exchange, call.rename)
-                await response.pipe(relay, exchange.request.drained)
-                relay.flush()
-                await exchange.start(200, SSE_HEADERS)
-                await exchange.finish()
-                return Result(200, b"", relayed=True)
-            result = await assemble(response, exchange.meter, chat="chat" in call.path)
-            return replace(result, body=rename(result.body, call.rename)) if call.rename else result
-        except EventTooLarge:
-            raise UpstreamFailed("the engine sent an event over 8 MiB") from None
-        finally:
-            self._done_with(response, grant)
-
-    async def _begin_stream(
-        self, exchange: Exchange, call: Call, grant: Grant, patch: Mapping[str, Any]
-    ) -> tuple[Event, EventStream | None]:
-        response = await self._open(grant, call, "stream", patch)
-        if response.status != 200:
-            return Result(response.status, await response.read_all(MAX_ANSWER)), None
-        stream = EventStream(response, exchange.meter)
-        try:
-            return await stream.next(), stream
-        except BaseException:
-            self._done_with(response, grant)
-            raise
-
-    async def _open(self, grant: Grant, call: Call, mode: str, patch: Mapping[str, Any]) -> Response:
-        headers = [(b"authorization", b"Bearer " + grant.instance.api_key)]
-        body = call.body
-        if body:
-            headers.append((b"content-type", b"application/json"))
-            body = _patched(body, {**call.patch, **patch, **_BY_MODE[mode]})
-        return await grant.client.request(
-            call.method,
-            call.path.encode(),
-            headers,
-            body,
-            silence_s=self._p.request_timeout_s,
-            abandon=partial(self._abandon, grant),
-        )
-
-    async def _calls(
-        self, calls: Calls, exchange: Exchange, grant: Grant, patch: Mapping[str, Any]
-    ) -> Results:
-        gate = asyncio.Semaphore(max(1, calls.limit))
-
-        async def one(call: Call) -> Result:
-            async with gate:
-                return await self._call(exchange, call, grant, patch)
-
-        tasks = [asyncio.get_running_loop().create_task(one(call)) for call in calls.calls]
-        try:
-            return Results(await asyncio.gather(*tasks))
-        except BaseException:
-            for task in tasks:  # else the others would go on without a permit
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-            raise
-
-    # --- ends ----------------------------------------------------------------------------------------
-
-    def _done_with(self, response: Response, grant: Grant) -> None:
-        """Give the connection back; where the engine is still at work, stop it and keep the slot until it has."""
-        if response.complete:
-            response.release()
-        elif response.failure is None:
-            self._abandon(grant, response.cancel())
-
-    def _abandon(self, grant: Grant, drain: Coroutine[Any, Any, bool]) -> None:
-        grant.hold()
-        task = asyncio.get_running_loop().create_task(self._drain(grant, drain))
-        self._cleanups.add(task)
-        task.add_done_callback(self._cleanups.discard)
-
-    async def _drain(self, grant: Grant, drain: Coroutine[Any, Any, bool]) -> None:
-        try:
-            if not await drain:
-                self._p.registry.suspect(grant.instance)
-        finally:
-            grant.release()
 
     async def _diagnose(self, exchange: Exchange, grant: Grant, error: UpstreamError) -> LlamaManError | None:
         """What a broken upstream means: None when the request may be sent once more."""
@@ -516,78 +396,3 @@ class Pipeline:
                 error=error.message if error else None,
             )
         )
-
-
-class WrongPort(NotFound):
-    """A model name that is not the one of this instance port; the answer's shape is the specification's."""
-
-
-def _plain_error(error: LlamaManError) -> Reply:
-    return Reply(error.status, JSON_HEADERS, dump({"error": error.message}))
-
-
-async def _read(request: Request, limit: int) -> bytes:
-    try:
-        return await request.read_body(limit)
-    except BodyTooLarge:
-        raise PayloadTooLarge(f"the request body is over the limit of {limit >> 20} MiB") from None
-    except BodyTooSlow:
-        raise InvalidRequest("the request body arrived too slowly") from None
-    except BufferFull:
-        raise ModelUnavailable("too many large requests at once; try again", retry_after=1) from None
-
-
-def _allowed(models: tuple[ModelView, ...], exchange: Exchange) -> tuple[ModelView, ...]:
-    return tuple(model for model in models if allows_model(exchange.identity, model.name))
-
-
-def _fits(name: str, model: ModelView) -> bool:
-    """Whether a client's name means the model of an instance port: exact, or a prefix of its stem."""
-    wanted = name.lower().removesuffix(":latest")
-    return bool(wanted) and (model.name == wanted or model.path.stem.lower().startswith(wanted))
-
-
-def _check_role(intent: Intent, model: ModelView, embedding: bool) -> None:
-    if intent.needs == "embedding" and not (embedding or model.embedding):
-        raise InvalidRequest(
-            f"model '{model.name}' is not an embedding model; set Embedding Model in its preset",
-            field="model",
-        )
-    if intent.needs in ("chat", "completion") and embedding:
-        raise InvalidRequest(
-            f"model '{model.name}' runs as an embedding model and cannot generate text", field="model"
-        )
-
-
-def _is_brief(call: Call, instance: Instance) -> bool:
-    """Whether an answer will be over before streaming it could free its slot any sooner.
-
-    Going by the instance's last measured speeds; a token is at least one byte of the body.
-    """
-    decode, prefill = instance.last_tokens_per_second, instance.prompt_per_second
-    if call.most_tokens is None or not decode or not prefill:
-        return False
-    return call.most_tokens / decode + len(call.body) / prefill <= BRIEF_S
-
-
-def _patched(body: bytes, patch: Mapping[str, Any]) -> bytes:
-    if not any("." in path for path in patch):
-        return splice(body, patch)
-    data = parse_object(body)
-    for path, value in patch.items():
-        data = set_path(data, path, value)
-    return dump(data)
-
-
-def _raise_reject(outcome: object) -> None:
-    if isinstance(outcome, Reject):
-        raise Rejected(outcome)
-
-
-class Rejected(LlamaManError):
-    """A plugin's refusal, with its own status."""
-
-    def __init__(self, reject: Reject) -> None:
-        super().__init__(reject.message, retry_after=reject.retry_after)
-        self.status = reject.status
-        self.code = reject.code

@@ -1,0 +1,96 @@
+"""The questions a request must answer before it may have an engine. Pure but for reading the body."""
+
+from __future__ import annotations
+
+from llamaman.core.auth import allows_model
+from llamaman.core.instance import Instance
+from llamaman.core.library_contract import Library
+from llamaman.errors import (
+    InvalidRequest,
+    LlamaManError,
+    ModelNotFound,
+    ModelUnavailable,
+    NotFound,
+    PayloadTooLarge,
+)
+from llamaman.gateway.body import dump
+from llamaman.gateway.dialect import JSON_HEADERS, Intent, Reply
+from llamaman.gateway.limits import BodyTooLarge, BodyTooSlow, BufferFull
+from llamaman.gateway.request import Request
+from llamaman.records import Identity, ModelView, Reject
+
+
+def resolve(library: Library, intent: Intent, own: Instance | None, identity: Identity) -> ModelView:
+    """The model that a request means: by name, or the one of the instance port it came through.
+
+    :raises ModelNotFound: the candidates are only those that the caller may use.
+    :raises WrongPort: another model's name on an instance port.
+    """
+    if own is None:
+        if not intent.model:
+            raise InvalidRequest("model is required", field="model")
+        try:
+            return library.find(intent.model)
+        except ModelNotFound as error:
+            raise ModelNotFound(
+                error.name, [c for c in error.candidates if allows_model(identity, c)]
+            ) from None
+    model = library.by_path(own.model_path)
+    if intent.model and not _fits(intent.model, model):
+        raise WrongPort(f"model '{intent.model}' is not loaded on this port", field="model")
+    return model
+
+
+class WrongPort(NotFound):
+    """A model name that is not the one of this instance port; the answer's shape is the specification's."""
+
+
+def plain_error(error: LlamaManError) -> Reply:
+    return Reply(error.status, JSON_HEADERS, dump({"error": error.message}))
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    try:
+        return await request.read_body(limit)
+    except BodyTooLarge:
+        raise PayloadTooLarge(f"the request body is over the limit of {limit >> 20} MiB") from None
+    except BodyTooSlow:
+        raise InvalidRequest("the request body arrived too slowly") from None
+    except BufferFull:
+        raise ModelUnavailable("too many large requests at once; try again", retry_after=1) from None
+
+
+def allowed(models: tuple[ModelView, ...], identity: Identity) -> tuple[ModelView, ...]:
+    return tuple(model for model in models if allows_model(identity, model.name))
+
+
+def _fits(name: str, model: ModelView) -> bool:
+    """Whether a client's name means the model of an instance port: exact, or a prefix of its stem."""
+    wanted = name.lower().removesuffix(":latest")
+    return bool(wanted) and (model.name == wanted or model.path.stem.lower().startswith(wanted))
+
+
+def check_role(intent: Intent, model: ModelView, embedding: bool) -> None:
+    if intent.needs == "embedding" and not (embedding or model.embedding):
+        raise InvalidRequest(
+            f"model '{model.name}' is not an embedding model; set Embedding Model in its preset",
+            field="model",
+        )
+    if intent.needs in ("chat", "completion") and embedding:
+        raise InvalidRequest(
+            f"model '{model.name}' runs as an embedding model and cannot generate text", field="model"
+        )
+
+
+def raise_reject(outcome: object) -> None:
+    if isinstance(outcome, Reject):
+        raise Rejected(outcome)
+
+
+class Rejected(LlamaManError):
+    """A plugin's refusal, with its own status."""
+
+    def __init__(self, reject: Reject) -> None:
+        super().__init__(reject.message, retry_after=reject.retry_after)
+        self.status = reject.status
+        self.code = reject.code
