@@ -50,6 +50,7 @@ class Instance:
     requests: int = 0
     crashes: int = 0
     restarts: int = 0
+    stops: int = 0  # by an administrator; whoever waits to start it looks whether one came meanwhile
     started: float | None = None
     ready_at: float | None = None
     load_seconds: float | None = None

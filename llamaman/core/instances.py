@@ -8,6 +8,7 @@ marshal to the event loop themselves; everything else runs on the loop.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import socket
 import time
@@ -28,7 +29,16 @@ from llamaman.core.instance import Instance
 from llamaman.core.ports import PortPool
 from llamaman.core.store import Store
 from llamaman.core.supervisor import Services, Supervisor, unavailable
-from llamaman.errors import Conflict, InvalidField, LlamaManError, ModelUnavailable, NotFound, PortTaken
+from llamaman.errors import (
+    Conflict,
+    InvalidField,
+    LaunchError,
+    LlamaManError,
+    ModelUnavailable,
+    NotFound,
+    PortTaken,
+    StoreCorrupt,
+)
 from llamaman.records import (
     Exit,
     Handle,
@@ -249,23 +259,26 @@ class Instances:
     async def ensure_running(
         self, model: ModelView, only: str | None, launcher: Launcher, *, embedding: bool
     ) -> None:
-        """See that some instance of a model (or the given one) is running or about to.
+        """See that some instance of a model (or the given one) is running, coming or about to end.
 
         :raises ModelUnavailable: the model limit, or a configuration that keeps dying.
         """
-        if self._closing:  # what is put to sleep now must not be woken by those who queued for it
-            raise ModelUnavailable("LlamaMan is ending; try again", retry_after=5)
+        self._refuse_if_closing()  # what is put to sleep now must not be woken by those who queued for it
         known = self.of_model(model.path)
         instances = [i for i in known if only in (None, i.id) and i.id not in self._removed]
         if only is not None and not instances:
             raise NotFound("this instance no longer exists")
-        for instance in instances:
-            if instance.state not in _STILL:
-                await self._supervisors[instance.id].tell(m.Want("gateway", "a request waits for it"))
-                return
-        if instances:
-            await self._wake(min(instances, key=_wake_order), launcher)
+        if any(i.state not in _STILL and not self._supervisors[i.id].leaving for i in instances):
             return
+        still = [i for i in instances if i.state in _STILL]
+        if still:
+            chosen = min(still, key=_wake_order)
+            await self._wake(chosen, launcher)
+            if chosen.id not in self._all or chosen.id in self._removed:
+                await self.ensure_running(model, only, launcher, embedding=embedding)
+            return
+        if instances:
+            return  # all are on their way out: the pool asks again when they are
         options = {"embedding_model": True} if embedding else {}
         request = LaunchRequest(model_path=model.path, options=options, managed=True)
         await self._launch(request, "gateway", launcher)
@@ -282,43 +295,81 @@ class Instances:
                 self._inspects, runtime.find, self._p.sources.node, self._p.sources.install
             )
             handles += [(runtime, handle) for handle in found]
-        adopted: set[int] = set()
         for document in documents:
-            instance = Instance.from_document(document.value, self._log_path(document.key))
-            self._enter(instance)
-            index = _own(instance, handles)
-            if index is not None:
-                adopted.add(index)
+            self._enter(self._read_record(document.key, document.value))
+        own = {instance.id: _own(instance, handles) for instance in self._snapshot()}
+        for instance in self._snapshot():  # all before any is opened: nobody gets the port of another
+            if own[instance.id] is not None or instance.state not in (State.STOPPED, State.FAILED):
+                with contextlib.suppress(LlamaManError):  # opening it says so
+                    self._p.public_ports.claim(instance.port, instance.id, _held)
+        for instance in self._snapshot():
+            if (index := own[instance.id]) is not None:
                 await self._adopt(instance, handles[index][1])
-            else:
-                await self._resettle(instance)
-        for index, (runtime, handle) in enumerate(handles):
-            if index not in adopted:
-                log.warning("stopping a stale engine of instance %s", handle.instance_id)
-                await self._in(self._stops, runtime.stop, handle, 5.0)
+        adopted = set(own.values())
+        stale = [found for index, found in enumerate(handles) if index not in adopted]
+        await asyncio.gather(*(self._end_stale(runtime, handle) for runtime, handle in stale))
+        for document in documents:
+            if own[document.key] is None:
+                await self._resettle(self._all[document.key], document.value)
+
+    def _read_record(self, key: str, value: Mapping[str, Any]) -> Instance:
+        try:
+            return Instance.from_document(value, self._log_path(key))
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            raise StoreCorrupt(
+                f"the record of instance {key} in the collection '{COLLECTION}' cannot be read "
+                f"({type(error).__name__}: {error}); repair or delete it, its engine is left running"
+            ) from error
+
+    async def _end_stale(self, runtime: Runtime, handle: Handle) -> None:
+        log.warning("stopping a stale engine of instance %s", handle.instance_id)
+        try:
+            await self._in(self._stops, runtime.stop, handle, 5.0)
+        except Exception:
+            log.exception("the stale engine of instance %s could not be stopped", handle.instance_id)
 
     async def _adopt(self, instance: Instance, handle: Handle) -> None:
         instance.state = State.STARTING  # nobody may be served before there is a connection to the engine
-        self._p.public_ports.claim(instance.port, instance.id, _held)
+        instance.handle = handle
         if handle.address.port:
-            self._p.internal_ports.claim(handle.address.port, instance.id, _held)
             instance.internal_port = handle.address.port
-        await self._open_port(instance)
-        instance.generation = handle.generation
-        if instance.desired == "running":
-            self._supervisors[instance.id].post(m.Adopted(handle))
-        else:  # its stop was under way when the last manager ended
-            instance.handle = handle
-            self._supervisors[instance.id].post(m.Stop(instance.desired, "boot", "stop completed at boot", 0))
+            with contextlib.suppress(LlamaManError):  # outside a range that was changed: nobody else gets it
+                self._p.internal_ports.claim(handle.address.port, instance.id, _held)
+        supervisor = self._supervisors[instance.id]
+        if instance.desired != "running":  # its stop was under way when the last manager ended
+            supervisor.post(m.Stop(instance.desired, "boot", "stop completed at boot", 0))
+            if instance.desired == "stopped":
+                return
+        try:
+            await self._open_some_port(instance)
+        except LlamaManError as error:
+            reason = f"its port could not be opened at boot: {error.message}"
+            supervisor.post(m.Stop("stopped", "boot", reason, 0))
+        else:
+            if instance.desired == "running":
+                supervisor.post(m.Adopted(handle))
 
-    async def _resettle(self, instance: Instance) -> None:
+    async def _open_some_port(self, instance: Instance) -> None:
+        """Its own port, or another if somebody else has taken that: the engine behind it is worth more."""
+        wanted = instance.port
+        try:
+            await self._open_port(instance)
+        except LlamaManError:
+            self._p.public_ports.release(instance.id)
+            await self._open_port(instance)
+        if instance.port != wanted:
+            log.warning(
+                "instance %s: port %d is taken; it is served on %d", instance.id, wanted, instance.port
+            )
+
+    async def _resettle(self, instance: Instance, stored: Mapping[str, Any]) -> None:
         """No process: a record that said it ran sleeps if a request may wake it, else it is stopped."""
-        was = instance.state
         instance.handle = None
         instance.internal_port = None
-        if was not in _STILL:
-            sleeps = instance.wakes_on_request
-            instance.state = State.SLEEPING if sleeps else State.STOPPED
+        if instance.state not in _STILL:
+            stays = instance.desired == "stopped" or not instance.wakes_on_request
+            instance.state = State.STOPPED if stays else State.SLEEPING
+            instance.desired = "stopped" if stays else "sleeping"
             instance.reason = "its process was gone when LlamaMan started"
         if instance.state is State.SLEEPING:
             try:
@@ -326,12 +377,16 @@ class Instances:
                 await self._open_port(instance)
             except LlamaManError as error:
                 instance.state = State.STOPPED
+                instance.desired = "stopped"
                 instance.reason = f"its port could not be opened at boot: {error.message}"
-                await self._release_port(instance)
-        starts = bool(instance.options.get("start_at_boot"))
-        if instance.state is not was:
-            await self._persist(instance)
-        if starts and instance.state is not State.FAILED:
+        if instance.state is State.STOPPED:
+            await self._release_port(instance)
+        if instance.document() != stored:
+            try:
+                await self._persist(instance)
+            except LlamaManError as error:
+                log.warning("instance %s: its state could not be stored: %s", instance.id, error.message)
+        if instance.options.get("start_at_boot") and instance.state is not State.FAILED:
             self._supervisors[instance.id].post(m.Want("boot", "start_at_boot is set"))
 
     async def shutdown(self, *, stop_engines: bool) -> None:
@@ -351,10 +406,10 @@ class Instances:
                 waiters.append(done)
             if waiters:
                 await asyncio.wait(waiters, timeout=20)
-        for supervisor in self._supervisors.values():
+        for supervisor in tuple(self._supervisors.values()):
             await supervisor.close()
         for pool in (self._starts, self._stops, self._inspects, self._writer):
-            pool.shutdown(wait=True)
+            await asyncio.to_thread(pool.shutdown)
 
     # --- launching -----------------------------------------------------------------------------------
 
@@ -376,6 +431,7 @@ class Instances:
     async def _create(
         self, model: ModelView, resolved: planner.Resolved, request: LaunchRequest, actor: str
     ) -> InstanceView:
+        self._refuse_if_closing()
         instance_id = str(uuid.uuid4())
         port, sock = self._claim_port(request.port, instance_id)
         instance = Instance(
@@ -398,8 +454,8 @@ class Instances:
         )
         self._sockets[instance_id] = sock
         try:
-            await self._persist(instance)
-        except LlamaManError:
+            await self._write(instance)
+        except BaseException:
             self._sockets.pop(instance_id).close()
             self._p.public_ports.release(instance_id)
             raise
@@ -409,6 +465,7 @@ class Instances:
         return instance.view()
 
     async def _wake(self, instance: Instance, launcher: Launcher) -> None:
+        stops = instance.stops
         if (pause := self._breaker.check(instance.config_hash, time.monotonic())) and (
             await self._unchanged(instance)
         ):
@@ -419,7 +476,11 @@ class Instances:
         embedding = bool(instance.options.get("embedding_model"))
         async with self._admission:
             await self._admit(launcher, embedding=embedding, confirmed=False, starting=instance.id)
-            self._require(instance.id)  # it may have been removed while others were decided about
+            self._refuse_if_closing()
+            if instance.id not in self._all or instance.id in self._removed:
+                return  # it was removed while others were decided about
+            if instance.stops != stops:
+                raise ModelUnavailable(f"model '{instance.model}' was stopped", retry_after=5)
             await self._supervisors[instance.id].tell(m.Want("gateway", "woken by a request"))
 
     async def _unchanged(self, instance: Instance) -> bool:
@@ -484,6 +545,7 @@ class Instances:
         return claimed, bound[claimed]
 
     async def _plan(self, instance: Instance, generation: int) -> LaunchPlan:
+        self._refuse_if_closing()
         resolved = await self._in(
             self._starts, planner.resolve, instance.model_path, instance.overrides, self._p.sources
         )
@@ -499,41 +561,62 @@ class Instances:
 
     async def _stop(self, instance_id: str, actor: str, *, force: bool) -> InstanceView:
         instance = self._require(instance_id)
+        instance.stops += 1
         drain = 0.0 if force else USER_DRAIN_S
         grace = m.SHORT_GRACE_S if force else m.STOP_GRACE_S
         stop = m.Stop("stopped", actor, "stopped by an administrator", drain, grace_s=grace)
         await self._end(instance, stop)
         return instance.view()
 
-    async def _end(self, instance: Instance, stop: m.Stop) -> bool:
+    def _end(self, instance: Instance, stop: m.Stop) -> asyncio.Future[bool]:
+        """Ask for a stop now; the result is False when the instance goes on or could not be ended."""
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._supervisors[instance.id].post(replace(stop, done=done))
-        return await done
+        return done
 
     async def _restart(
         self, instance_id: str, actor: str, options: Mapping[str, Any], *, confirm_overcommit: bool
     ) -> InstanceView:
         instance = self._require(instance_id)
+        stops = instance.stops
         overrides = {**instance.overrides, **options}
         resolved = await self._in(
             self._starts, planner.resolve, instance.model_path, overrides, self._p.sources
         )
-        await self._admit(
-            "admin",
-            embedding=bool(resolved.options["embedding_model"]),
-            confirmed=confirm_overcommit,
-            starting=instance_id,
-        )
-        if instance.state not in _STILL:
-            # "sleeping" keeps the port, and requests that come meanwhile wait for the new process.
-            await self._end(instance, m.Stop("sleeping", actor, "restarting", USER_DRAIN_S))
-        self._require(instance_id)  # it may have been removed meanwhile
-        instance.overrides = overrides
-        instance.options = resolved.options
-        if instance_id not in self._open and instance_id not in self._sockets:
-            instance.port, self._sockets[instance_id] = self._reclaim_port(instance)
-        await self._supervisors[instance_id].tell(m.Want(actor, "restarted"))
+        want = m.Want(actor, "restarted")
+        async with self._admission:
+            await self._admit(
+                "admin",
+                embedding=bool(resolved.options["embedding_model"]),
+                confirmed=confirm_overcommit,
+                starting=instance_id,
+            )
+            self._refuse_if_closing()
+            supervisor = self._supervisors[self._require(instance_id).id]  # unless it was removed meanwhile
+            if instance.stops != stops:
+                raise Conflict("the instance was stopped meanwhile; restart it again if it shall run")
+            before, instance.overrides = instance.overrides, overrides
+            if instance.state in _STILL and not instance.handle:
+                instance.options = resolved.options
+                await self._reserve_port(instance)
+                await supervisor.tell(want)
+                return instance.view()
+            # "sleeping" keeps the port, and requests that come meanwhile wait for the new process. The want
+            # lies right behind the stop, so that a later stop by somebody else wins.
+            ended = self._end(instance, m.Stop("sleeping", actor, "restarting", USER_DRAIN_S))
+            supervisor.post(want)
+        if not await ended:
+            instance.overrides = before
+            raise LaunchError(f"the instance was not restarted: {instance.reason}")
         return instance.view()
+
+    async def _reserve_port(self, instance: Instance) -> None:
+        """A port for an instance that gave its own back, or is about to."""
+        async with self._ports:
+            if instance.id in self._open or instance.id in self._sockets:
+                return
+            self._p.public_ports.release(instance.id)
+            instance.port, self._sockets[instance.id] = self._reclaim_port(instance)
 
     def _reclaim_port(self, instance: Instance) -> tuple[int, socket.socket]:
         """Its old port if that is free, else the first free one."""
@@ -546,6 +629,8 @@ class Instances:
         instance = self._require(instance_id)
         if not _has_ended(instance):
             raise Conflict("stop the instance before removing it")
+        if instance.handle:
+            raise Conflict("its engine could not be ended; stop the instance again before removing it")
         self._removed.add(instance_id)
         try:
             await self._in(self._writer, self._p.store.delete, COLLECTION, instance_id)
@@ -600,8 +685,10 @@ class Instances:
         self._p.internal_ports.release(instance.id)
 
     async def _persist(self, instance: Instance) -> None:
-        if instance.id in self._removed or (instance.id not in self._all and instance.generation):
-            return
+        if instance.id in self._all and instance.id not in self._removed:
+            await self._write(instance)
+
+    async def _write(self, instance: Instance) -> None:
         await self._in(self._writer, self._p.store.put, COLLECTION, instance.id, instance.document())
 
     def _idle_timeout_s(self, instance: Instance) -> float:
@@ -614,7 +701,10 @@ class Instances:
         )
         self._publish(instance, previous, instance.state.value, instance.actor)
         for listener in self._listeners:
-            listener(instance, previous)
+            try:
+                listener(instance, previous)
+            except Exception:  # it must not end the supervision
+                log.exception("a listener failed on instance %s", instance.id)
 
     def _publish(self, instance: Instance, previous: State | None, kind: str, actor: str) -> None:
         self._p.events.publish(
@@ -657,6 +747,10 @@ class Instances:
             return False
         return True
 
+    def _refuse_if_closing(self) -> None:
+        if self._closing:
+            raise ModelUnavailable("LlamaMan is ending; try again", retry_after=5)
+
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
         if self._loop is None or self._closing:
             work.close()
@@ -670,7 +764,12 @@ class Instances:
         return run
 
     async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:
-        return await asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args))
+        try:
+            running = asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args))
+        except RuntimeError:  # the pool was shut down
+            self._refuse_if_closing()
+            raise
+        return await running
 
 
 def _has_ended(instance: Instance) -> bool:

@@ -12,8 +12,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from llamaman.core import messages as m
@@ -34,6 +34,7 @@ STEADY_S = 300.0
 
 _RUNNING = frozenset({State.READY, State.DRAINING})
 _LOADING = frozenset({State.PREPARING, State.STARTING})
+_STILL = frozenset({State.SLEEPING, State.STOPPED, State.FAILED})
 
 Run = Callable[..., Awaitable[Any]]
 
@@ -131,7 +132,7 @@ class Supervisor:
                 await self._on(message)
             except Exception as error:
                 log.exception("instance %s: %s failed", self.instance.id, type(message).__name__)
-                self._stop = None
+                self._stop = self._want = None
                 self._fail(f"internal error while handling {type(message).__name__}: {type(error).__name__}")
             finally:
                 if handled and not handled.done():
@@ -143,7 +144,7 @@ class Supervisor:
             case m.Want():
                 self._on_want(message)
             case m.Adopted(handle=handle):
-                self._begin_readiness(handle, adopted=True)
+                await self._begin_readiness(handle, adopted=True)
             case m.Stop():
                 await self._on_stop(message)
             case m.Started(generation=generation, handle=handle) if generation == current:
@@ -153,7 +154,7 @@ class Supervisor:
                 if self._stop:
                     self._begin_stop()
                 else:
-                    self._begin_readiness(handle, adopted=False)
+                    await self._begin_readiness(handle, adopted=False)
             case m.Started(handle=handle):
                 await self._s.stop(self._runtime.stop, handle, m.STOP_GRACE_S)
             case _ if message.generation != current:  # late news of an earlier generation
@@ -185,23 +186,27 @@ class Supervisor:
     # --- starting ------------------------------------------------------------------------------------
 
     def _on_want(self, want: m.Want) -> None:
-        state = self.instance.state
-        if state in _LOADING or state is State.READY:
-            if self._stop:  # a stop during the spawn: start again when it is done
+        instance = self.instance
+        by_request = want.actor == "gateway"
+        if self.leaving:
+            # A stop stands. A request waits in its pool, which asks the registry again when this is over, so
+            # that what was evicted comes back through admission; whoever else asks is served after the stop.
+            if not by_request:
                 self._want = want
             return
-        if state in (State.STOPPING, State.DRAINING):
-            # An administrator's stop stands; what goes to sleep is woken again when it is asleep.
-            if want.actor != "gateway" or (self._stop and self._stop.target == "sleeping"):
-                self._want = want
+        if instance.state in _LOADING or instance.state is State.READY:
             return
-        if state is State.BACKOFF and want.actor == "gateway":
+        if instance.state is State.BACKOFF and by_request:
+            return
+        if instance.handle is not None:  # an earlier stop failed: never a second process beside the first
+            self._want = want
+            self._end_process(m.Stop("sleeping", want.actor, "ending what is left of its last run", 0))
             return
         if want.actor != "gateway":
             self._s.breaker.reset(self.instance.config_hash)
             self.instance.restarts = 0
         elif pause := self._s.breaker.check(self.instance.config_hash, time.monotonic()):
-            self._set(State.FAILED, pause.reason, "breaker")
+            self._fail(pause.reason)
             return
         self._begin_start(want.actor, want.reason)
 
@@ -266,7 +271,7 @@ class Supervisor:
         self._s.breaker.death(self.instance.config_hash, error.message, time.monotonic())
         self._fail(error.message)
 
-    def _begin_readiness(self, handle: Any, *, adopted: bool) -> None:
+    async def _begin_readiness(self, handle: Any, *, adopted: bool) -> None:
         instance = self.instance
         instance.handle = handle
         instance.api_key = self._s.api_key(instance.id, handle.generation).encode()
@@ -277,7 +282,7 @@ class Supervisor:
         def exited(exit_: Exit) -> None:
             loop.call_soon_threadsafe(self.post, m.Exited(generation, exit_))
 
-        self._unwatch = self._runtime.watch(handle, exited)
+        self._unwatch = await self._s.inspect(self._runtime.watch, handle, exited)
         if adopted:
             instance.started = None  # how long the load took is no longer known
             self._set(State.STARTING, "adopted, checking its health", "boot")
@@ -299,6 +304,9 @@ class Supervisor:
             facts = await await_ready(health)
         except TimeoutError as error:
             self.post(m.NotReady(generation, str(error)))
+        except Exception as error:
+            log.exception("instance %s: its health could not be checked", instance.id)
+            self.post(m.NotReady(generation, f"its health could not be checked: {type(error).__name__}"))
         else:
             self.post(m.Ready(generation, facts.slots, facts.context_length))
 
@@ -327,7 +335,7 @@ class Supervisor:
 
     def _on_exited(self, exit_: Exit) -> None:
         instance = self.instance
-        if instance.state is State.STOPPING:
+        if instance.state is State.STOPPING or instance.handle is None:
             return  # the stop reports its own exit
         instance.last_exit = exit_
         if instance.client:
@@ -345,10 +353,14 @@ class Supervisor:
 
     def _on_diagnosed(self, news: m.Diagnosed) -> None:
         instance = self.instance
-        if instance.state is State.STOPPING:
-            return
+        if instance.state is State.STOPPING or instance.handle is None:
+            return  # a stop was faster than the search for the cause
         was_running = instance.state in _RUNNING
+        had_failed = instance.state is State.FAILED
         self._process_gone()
+        if had_failed:  # a stop had failed before; its reason is history now
+            self._fail(f"its process ended only after its stop had failed: {news.cause}")
+            return
         if self._stop:
             self._after_stop(news.exit)
             return
@@ -371,17 +383,26 @@ class Supervisor:
             pause, self.post, m.Retry(instance.generation)
         )
 
+    @property
+    def leaving(self) -> bool:
+        """Whether a stop is under way or will be as soon as its process can be stopped."""
+        return self._stop is not None or self.instance.state in (State.STOPPING, State.DRAINING)
+
     async def _on_stop(self, stop: m.Stop) -> None:
         instance = self.instance
         if stop.done:
             self._stop_waiters.append(stop.done)
+        if instance.state in _STILL and (stop.give_up or stop.target == "sleeping") and not instance.handle:
+            self._answer_stops(done=True)  # it has gone meanwhile, in its own way
+            return
         if stop.give_up:
-            if instance.state in (State.SLEEPING, State.STOPPED, State.FAILED):
+            if instance.state is State.FAILED:
                 self._answer_stops(done=True)
                 return
             if self._stop and not self._stop.give_up:
                 return  # it is leaving anyway, and for good
         else:
+            stop = self._not_weaker(stop)
             instance.desired = stop.target
             try:  # durable before anything is ended, so that the next manager completes a stop under way
                 await self._persist()
@@ -406,7 +427,17 @@ class Supervisor:
             case State.SLEEPING | State.STOPPED | State.FAILED | State.BACKOFF:
                 self._cancel_timers()
                 self._stop = stop
-                self._after_stop(instance.last_exit)
+                if instance.handle:  # an earlier stop failed
+                    self._begin_stop()
+                else:
+                    self._after_stop(instance.last_exit)
+
+    def _not_weaker(self, stop: m.Stop) -> m.Stop:
+        """A stop on top of another: what was to stay stopped does not become what a request may wake."""
+        now = self._stop
+        if now is None or now.give_up or now.actor == "supervisor" or now.target != "stopped":
+            return stop
+        return replace(stop, target="stopped", actor=now.actor, reason=now.reason)
 
     def _begin_drain(self, stop: m.Stop) -> None:
         if self.instance.active == 0 or stop.drain_s <= 0:
@@ -427,6 +458,7 @@ class Supervisor:
             self._stop = None
             self._answer_stops(done=False)
             self._set(State.READY, "kept: requests were still running", "supervisor")
+            self._rearm_idle()  # its timer may have fired in vain meanwhile
         else:
             self._begin_stop()
 
@@ -466,7 +498,7 @@ class Supervisor:
 
     async def _on_stopped(self, news: m.Stopped) -> None:
         if news.error:
-            self._stop = None
+            self._stop = self._want = None
             self._answer_stops(done=False)
             self._fail(f"could not be stopped: {news.error.message}")
             return
@@ -482,21 +514,26 @@ class Supervisor:
         if stop.actor == "supervisor":
             self._fail(stop.reason)
             return
+        instance.desired = stop.target
         state = State.SLEEPING if stop.target == "sleeping" else State.STOPPED
         self._set(state, stop.reason, stop.actor)
-        self._background(self._settle(state))
-        if self._want:
+        self._settle(state)
+        if self._want:  # now, not through the inbox: a stop that waits there came later and wins
             want, self._want = self._want, None
-            self.post(want)
+            self._on_want(want)
 
-    async def _settle(self, state: State) -> None:
-        """Make the outcome durable and give the port back before anybody is told."""
-        try:
-            if state in (State.STOPPED, State.FAILED):
-                await self._s.release_port(self.instance)
-            await self._persist()
-        finally:
-            self._answer_stops(done=True)
+    def _settle(self, state: State) -> None:
+        """Make the outcome durable and give the port back before those are told who waited for it.
+
+        Whoever asks for a stop from now on waits for the outcome of that one.
+        """
+        waiters, self._stop_waiters = self._stop_waiters, []
+        self._background(self._store_outcome(state)).add_done_callback(lambda _: _tell(waiters, done=True))
+
+    async def _store_outcome(self, state: State) -> None:
+        if state in (State.STOPPED, State.FAILED):
+            await self._s.release_port(self.instance)
+        await self._persist()
 
     def _process_gone(self) -> None:
         if self._unwatch:
@@ -516,7 +553,7 @@ class Supervisor:
     def _fail(self, reason: str) -> None:
         self._cancel_timers()
         self._set(State.FAILED, reason, "supervisor")
-        self._background(self._settle(State.FAILED))
+        self._settle(State.FAILED)
 
     # --- while it runs -------------------------------------------------------------------------------
 
@@ -548,7 +585,11 @@ class Supervisor:
         self._end_process(m.Stop("sleeping", "idle", f"idle for {timeout / 60:g} min", 0))
 
     def options_changed(self) -> None:
-        """Live options changed: look at the idle time again."""
+        """Live options changed: note them, and look at the idle time again."""
+        self._background(self._persist())
+        self._rearm_idle()
+
+    def _rearm_idle(self) -> None:
         if self._idle_timer:
             self._idle_timer.cancel()
         if self.instance.state is State.READY:
@@ -587,9 +628,7 @@ class Supervisor:
 
     def _answer_stops(self, *, done: bool) -> None:
         waiters, self._stop_waiters = self._stop_waiters, []
-        for waiter in waiters:
-            if not waiter.done():
-                waiter.set_result(done)
+        _tell(waiters, done=done)
 
     async def _persist(self) -> None:
         await self._s.persist(self.instance)
@@ -600,15 +639,26 @@ class Supervisor:
                 timer.cancel()
         self._drain_timer = self._idle_timer = self._retry_timer = None
 
-    def _background(self, work: Coroutine[Any, Any, Any]) -> None:
+    def _background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._finished)
+        return task
 
     def _finished(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()):
+        if task.cancelled() or (error := task.exception()) is None:
+            return
+        if isinstance(error, LlamaManError):
+            log.warning("instance %s: what happened could not be stored: %s", self.instance.id, error.message)
+        else:
             log.error("instance %s: %s", self.instance.id, error, exc_info=error)
+
+
+def _tell(waiters: Sequence[asyncio.Future[bool]], *, done: bool) -> None:
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(done)
 
 
 def _answer(message: m.Message) -> None:
