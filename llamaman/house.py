@@ -127,6 +127,8 @@ class House:
 
         kernel.events.subscribe("presets", preset_changed)
         await asyncio.to_thread(kernel.library.rescan)
+        for problem in kernel.library.problems:
+            log.warning("%s", problem)
         await kernel.instances.boot()
         await self._listeners.open(Surface("proxy"), host=config.host, port=config.proxy_port, sock=proxy)
         await self._listeners.open(Surface("manage"), host=config.host, port=config.port, sock=manage)

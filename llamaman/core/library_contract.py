@@ -13,6 +13,10 @@ from llamaman.records import ModelView
 class Library(Protocol):
     """Snapshots in memory: every method but ``rescan`` and ``facts`` may be called on the event loop."""
 
+    @property
+    def problems(self) -> tuple[str, ...]:
+        """What the last scan could not read, in sentences."""
+
     def models(self) -> tuple[ModelView, ...]:
         """All models, as of the last scan."""
 
