@@ -108,6 +108,19 @@ def test_a_request_that_meets_an_instance_falling_asleep_is_answered(
     assert manager.instance(instance["id"])["generation"] > 3, "it did fall asleep meanwhile"
 
 
+def test_a_stop_that_meets_an_instance_falling_asleep_is_done_when_it_is_answered(
+    tempered: Callable[..., Manager],
+) -> None:
+    manager = tempered("polite")
+    for number in range(15):
+        instance = manager.launch("tiny", idle_timeout_min=0.002)
+        manager.until(lambda i=instance: manager.instance(i["id"])["state"] != "ready", "it to fall asleep")  # type: ignore[misc] # a default binds the instance
+        time.sleep(0.001 * number)  # not to wait for anything: the moment of the stop is what varies
+        manager.stop(instance["id"], force=True)
+        assert manager.instance(instance["id"])["state"] == "stopped"
+        manager.remove(instance["id"])
+
+
 def test_an_instance_stopped_by_hand_does_not_wake_on_its_port_but_its_model_can_be_asked_by_name(
     plain_manager: Manager,
 ) -> None:
