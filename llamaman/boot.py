@@ -31,11 +31,12 @@ from llamaman.version import __version__
 
 log = logging.getLogger("llamaman")
 
+#: What the kernel and the library keep in the store; users and sessions are reserved for it.
+KERNEL_COLLECTIONS = ("instances", "downloads", "presets", "settings", "api_keys", "users", "sessions")
+
 
 def build_kernel(config: Config) -> Kernel:
     """Everything that does not need the event loop."""
-    for warning in config.warnings:
-        log.warning("%s", warning)
     data_dir = open_data_dir(config.data_dir, config.node_name)
     logfiles.prepare_folder(config.logs_dir)
     secrets = root_secret(config.data_dir, config.secret_key)
@@ -60,10 +61,10 @@ def build_kernel(config: Config) -> Kernel:
     events = Events()
     settings = Settings(config.node_name, events=events, environ=os.environ)
     settings.declare(CORE_SETTINGS, "llamaman")
-    for contribution in hooks.setting_declare():
-        named = replace(contribution.value, name=f"{contribution.plugin}.{contribution.value.name}")
-        settings.declare([named], contribution.plugin)
+    _declare_plugin_settings(hooks, settings)
     settings.seal(store)
+    for warning in config.warnings_without(settings.variables()):
+        log.warning("%s", warning)
     keys = Keys(store, events)
     keys.ensure_bootstrap(config.bootstrap_api_key)
     library = Library(
@@ -78,7 +79,7 @@ def build_kernel(config: Config) -> Kernel:
             f"LLAMAMAN_RUNTIME is '{config.runtime}', which is not installed; it may be: "
             f"{', '.join(sorted(runtimes))} or auto"
         )
-    collections = {given.value.name: given.plugin for given in hooks.collection_declare()}
+    collections = _plugin_collections(hooks)
     kernel = Kernel(
         config=config,
         data_dir=data_dir,
@@ -107,3 +108,27 @@ def build_kernel(config: Config) -> Kernel:
         )
     )
     return kernel
+
+
+def _declare_plugin_settings(hooks: Hooks, settings: Settings) -> None:
+    """Every setting under its plugin's name, with an environment variable of its own.
+
+    A setting that cannot be declared breaks its plugin, not the boot.
+    """
+    for given in hooks.setting_declare():
+        name = f"{given.plugin}.{given.value.name}"
+        variable = given.value.env or f"LLAMAMAN_{name.upper().replace('.', '_')}"
+        try:
+            settings.declare([replace(given.value, name=name, env=variable)], given.plugin)
+        except ConfigError as error:
+            hooks.mark_broken(given.plugin, error.message)
+
+
+def _plugin_collections(hooks: Hooks) -> dict[str, str]:
+    """Collection name -> plugin. The kernel's own cannot be claimed, nor one twice."""
+    owners: dict[str, str] = dict.fromkeys(KERNEL_COLLECTIONS, "llamaman")
+    for given in hooks.collection_declare():
+        owner = owners.setdefault(given.value.name, given.plugin)
+        if owner != given.plugin:
+            hooks.mark_broken(given.plugin, f"collection '{given.value.name}' belongs to '{owner}'")
+    return owners

@@ -245,7 +245,7 @@ def instance_event(event: InstanceEvent) -> None:
 
 @_hook("collect")
 def setting_declare() -> Sequence[Setting]:
-    """Called once at boot, before the store is open, for the plugin's settings.
+    """Called once at boot for the plugin's settings, after the store was opened and before it is used.
 
     Names are prefixed with the plugin's name; the environment variable is ``LLAMAMAN_<PLUGIN>_<NAME>``.
 
@@ -321,7 +321,7 @@ def command_declare() -> Sequence[click.Command]:
 
 @_hook("notify")
 def startup(kernel: PluginKernel) -> None:
-    """Called once at boot, when everything is declared and before the first request.
+    """Called once at the end of the boot, when everything is declared and the ports are open.
 
     Policy: notify
     Thread: main, at boot

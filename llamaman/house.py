@@ -22,17 +22,19 @@ from llamaman.core.kernel import Kernel
 from llamaman.core.notifier import Notifier
 from llamaman.core.ports import PortPool
 from llamaman.dashboard.server import DashboardServer
+from llamaman.errors import ModelUnavailable
 from llamaman.gateway import pipeline as gateway
 from llamaman.gateway.admin_socket import prepare_runtime_dir, socket_path
 from llamaman.gateway.dialect import Dialect
 from llamaman.gateway.doors import InstanceDoors
-from llamaman.gateway.front_door import FrontDoor, build_tables
+from llamaman.gateway.front_door import FrontDoor
 from llamaman.gateway.hop import Hop
 from llamaman.gateway.limits import BodyBudget, Limits, Surface
 from llamaman.gateway.listeners import Listeners
 from llamaman.gateway.log_stream import LogStreams
 from llamaman.gateway.native import Native
 from llamaman.gateway.pool import Pools
+from llamaman.gateway.surfaces import build_tables
 from llamaman.gateway.upstream import Address, Upstream
 from llamaman.records import Exit, InstanceEvent, Job, RouteSet, Runtime, State, StreamRoute
 from llamaman.runtimes import logfiles
@@ -41,6 +43,7 @@ from llamaman.runtimes.causes import cause
 log = logging.getLogger("llamaman")
 
 SHUTDOWN_GRACE_S = 5.0
+LAST_WORDS_S = 1.0  # for the error event of a stream that the end cuts off
 CAUSE_LINES = 60
 ROTATE_EVERY_S = 10.0
 REFRESH_EVERY_S = 15.0
@@ -134,10 +137,10 @@ class House:
         await self._listeners.open(Surface("manage"), host=config.host, port=config.port, sock=manage)
         await self._listeners.open_unix(Surface("admin"), socket_path(runtime_dir, config.node_name), 0o600)
         dashboard.start()
-        self._serving = True
         self._calm = asyncio.get_running_loop().create_task(_calm_the_collector(dashboard))
         self._start_jobs()
         kernel.hooks.startup(kernel.facades)
+        self._serving = True
         log.info(
             "LlamaMan serves: management http://%s:%d, proxy http://%s:%d",
             config.host,
@@ -153,13 +156,15 @@ class House:
     async def close(self) -> None:
         """The reverse of :meth:`open`."""
         kernel = self._kernel
-        await asyncio.to_thread(kernel.hooks.shutdown, kernel.facades)
         await asyncio.to_thread(kernel.jobs.stop)
-        await self._listeners.shutdown(SHUTDOWN_GRACE_S)
+        ending = ModelUnavailable("LlamaMan is ending; try again", retry_after=10)
+        asyncio.get_running_loop().call_later(SHUTDOWN_GRACE_S, self._pipeline.exchanges.end_all, ending)
+        await self._listeners.shutdown(SHUTDOWN_GRACE_S + LAST_WORDS_S)
         # A boot that failed half-way leaves what it adopted to the next one.
         await kernel.instances.shutdown(stop_engines=self._serving)
         for notifier in (self._records, self._transitions):
             await asyncio.to_thread(notifier.close)
+        await asyncio.to_thread(kernel.hooks.shutdown, kernel.facades)
         if self._dashboard:
             await asyncio.to_thread(self._dashboard.stop)
         for runtime in kernel.runtimes.values():
@@ -199,7 +204,10 @@ class House:
         kernel.jobs.add(Job("rotate-logs", ROTATE_EVERY_S, rotate), "llamaman")
         kernel.jobs.add(Job("refresh-models", REFRESH_EVERY_S, self._refresh_models), "llamaman")
         for given in kernel.hooks.job_declare():
-            kernel.jobs.add(given.value, given.plugin)
+            try:
+                kernel.jobs.add(given.value, given.plugin)
+            except ValueError as error:
+                kernel.hooks.mark_broken(given.plugin, f"job '{given.value.name}': {error}")
         kernel.jobs.start()
 
 

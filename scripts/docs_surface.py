@@ -58,9 +58,9 @@ def route_rows() -> Iterator[tuple[str, str, tuple[str, ...], str, str]]:
     from llamaman.dashboard.services import Services
     from llamaman.gateway.caller import new_secret
     from llamaman.gateway.dialect import Dialect
-    from llamaman.gateway.front_door import build_tables
     from llamaman.gateway.log_stream import LogStreams
     from llamaman.gateway.native import Native
+    from llamaman.gateway.surfaces import build_tables
     from llamaman.records import RouteSet, StreamRoute
 
     plugin_hooks = Hooks(strict=True)

@@ -209,7 +209,6 @@ def sentences(path: Path) -> Iterator[str]:
             yield node.value
 
 
-@pytest.mark.xfail(strict=True, reason="datadir.py offers `llamaman node rename`, which does not exist yet")
 def test_a_command_that_a_sentence_of_the_program_offers_exists() -> None:
     offered: set[str] = set()
     for path in sorted((ROOT / "llamaman").rglob("*.py")):

@@ -23,6 +23,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "keys": ("keys", "List, create and revoke API keys."),
     "settings": ("settings", "Show or change run-time settings."),
     "plugins": ("about", "List the installed plugins."),
+    "node": ("node", "Rename this node."),
     "routes": ("about", "List every route with its access level."),
 }
 

@@ -8,7 +8,7 @@ A blank variable counts as unset. Values of secret variables never appear in an 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 
@@ -400,6 +400,10 @@ class Config:
     )
 
     warnings: tuple[str, ...] = ()
+
+    def warnings_without(self, known: Collection[str]) -> tuple[str, ...]:
+        """The warnings, less those about variables that plugins have declared meanwhile."""
+        return tuple(warning for warning in self.warnings if warning.split(" ", 1)[0] not in known)
 
     @property
     def models_dir(self) -> Path:

@@ -105,6 +105,10 @@ class Settings:
             self._declared[setting.name] = (setting, owner)
             self._base[setting.name] = value
 
+    def variables(self) -> frozenset[str]:
+        """The environment variables of all declared settings."""
+        return frozenset(setting.env for setting, _ in self._declared.values() if setting.env)
+
     def seal(self, store: Store) -> None:
         """End declaring and load what is stored."""
         if self._store is not None:

@@ -79,6 +79,7 @@ class Supervisor:
         self._idle_timer: asyncio.TimerHandle | None = None
         self._retry_timer: asyncio.TimerHandle | None = None
         self._spawning = False
+        self._adopted = False
         self._closed = False
         self._task: asyncio.Task[None] | None = None
 
@@ -283,8 +284,8 @@ class Supervisor:
             loop.call_soon_threadsafe(self.post, m.Exited(generation, exit_))
 
         self._unwatch = await self._s.inspect(self._runtime.watch, handle, exited)
+        self._adopted = adopted
         if adopted:
-            instance.started = None  # how long the load took is no longer known
             self._set(State.STARTING, "adopted, checking its health", "boot")
         self._readiness = loop.create_task(self._await_ready(generation))
 
@@ -319,7 +320,7 @@ class Supervisor:
         instance.ready_at = time.time()
         instance.last_release = time.monotonic()
         instance.failures = 0
-        if instance.started:
+        if instance.started and not self._adopted:
             instance.load_seconds = round(instance.ready_at - instance.started, 3)
         self._s.breaker.success(instance.config_hash)
         self._set(State.READY, "ready", instance.actor)
@@ -594,6 +595,10 @@ class Supervisor:
             self._idle_timer.cancel()
         if self.instance.state is State.READY:
             self._arm_idle()
+
+    def remember(self) -> None:
+        """Store what was changed about the instance outside of a transition."""
+        self._background(self._persist())
 
     def _on_suspect(self) -> None:
         if self.instance.state is State.READY and self.instance.client:

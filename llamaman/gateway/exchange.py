@@ -219,6 +219,11 @@ class Exchanges:
         """A snapshot."""
         return list(self._running.values())
 
+    def end_all(self, reason: LlamaManError) -> None:
+        """End everything, each with this reason."""
+        for exchange in self.all():
+            exchange.end(reason)
+
     def revoke(self, key_id: str) -> int:
         """End the exchanges of a key; returns how many there were."""
         mine = [e for e in self._running.values() if e.identity.key_id == key_id]

@@ -166,6 +166,12 @@ class Pipeline:
             await self._tell(exchange, request, send, dialect, error)
         except ClientGone:
             pass  # nobody is left to be told
+        except Exception:
+            log.exception("request %s through dialect '%s' failed", head.path, dialect.name)
+            failure = PluginError(
+                dialect.name, "internal error while answering; the manager's log has the cause"
+            )
+            await self._tell(exchange, request, send, dialect, failure)
         except asyncio.CancelledError:
             if not await self._ended(exchange):
                 raise
@@ -245,7 +251,8 @@ class Pipeline:
         self, exchange: Exchange, model: ModelView, own: Instance | None, intent: Intent, *, embedding: bool
     ) -> Grant:
         pool = self._p.pools.of(model.path)
-        only = own.id if own else None
+        # A shared queue may hand a request of one instance's port to another instance of the model.
+        only = own.id if own and not own.options.get("share_queue") else None
         grant = pool.try_now(only, intent.slots)
         if grant is None:
             if not intent.wakes:

@@ -8,8 +8,8 @@ import pytest
 
 from llamaman.access import Access
 from llamaman.gateway.dialect import Dialect, InferenceRoute
-from llamaman.gateway.front_door import Fixed, Inference, Tables, build_tables
 from llamaman.gateway.native import ENDPOINTS, Native
+from llamaman.gateway.surfaces import Fixed, Inference, Tables, build_tables
 from llamaman.records import Identity, StreamRoute
 
 from .small_pipeline import Scripted

@@ -1,0 +1,163 @@
+"""Which routes each listener serves on the event loop, laid out once at boot.
+
+The surfaces differ only in their tables: inference everywhere, streams and management on the management
+listener and the admin socket, llama-server's own endpoints on instance ports.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from llamaman.access import Access
+from llamaman.gateway.dialect import Dialect, InferenceRoute
+from llamaman.gateway.routes import RouteRow, Table
+from llamaman.records import StreamRoute
+
+#: Patterns of plugins that strangers may have.
+REVIEWED_PUBLIC: frozenset[str] = frozenset()
+
+#: Clients of Ollama read their features off this number; ours is in /api/llamaman/version.
+OLLAMA_VERSION = "0.32.0"
+
+
+@dataclass(frozen=True, slots=True)
+class Fixed:
+    """An answer that never changes."""
+
+    body: bytes
+    content_type: bytes = b"application/json"
+
+
+@dataclass(frozen=True, slots=True)
+class Inference:
+    """A route of a dialect."""
+
+    dialect: Dialect
+    route: InferenceRoute
+    level: Access
+
+
+Entry = Fixed | Inference | StreamRoute
+
+HEALTH = Fixed(b'{"status":"ok"}')
+VERSION = Fixed(json.dumps({"version": OLLAMA_VERSION}).encode())
+GREETING = Fixed(b"LlamaMan is running", b"text/plain; charset=utf-8")
+
+
+@dataclass(slots=True)
+class Tables:
+    """One table per surface."""
+
+    manage: Table[Entry] = field(default_factory=Table)
+    proxy: Table[Entry] = field(default_factory=Table)
+    instance: Table[Entry] = field(default_factory=Table)
+    admin: Table[Entry] = field(default_factory=Table)
+
+    def rows(self) -> list[RouteRow]:
+        """Every route of the loop with its surfaces."""
+        found: dict[tuple[str, str], RouteRow] = {}
+        for surface in ("manage", "proxy", "instance", "admin"):
+            table: Table[Entry] = getattr(self, surface)
+            for method, pattern, owner in table.rows():
+                entry = table.match(method, pattern)
+                row = found.get((method, pattern))
+                surfaces = (*row.surfaces, surface) if row else (surface,)
+                level = _level(entry.target) if entry else Access.MANAGE
+                found[method, pattern] = RouteRow(method, pattern, surfaces, level, owner)
+        return sorted(found.values(), key=lambda row: (row.path, row.method))
+
+    def listing(self) -> list[dict[str, str]]:
+        """The same, a row per surface, as ``/api/routes`` shows it."""
+        return [
+            {
+                "method": row.method,
+                "path": row.path,
+                "surface": surface,
+                "level": row.level.value,
+                "plugin": row.plugin,
+            }
+            for row in self.rows()
+            for surface in row.surfaces
+        ]
+
+
+def _level(entry: Entry) -> Access:
+    if isinstance(entry, Fixed):
+        return Access.PUBLIC
+    return entry.level if isinstance(entry, Inference) else entry.access
+
+
+def build_tables(
+    dialects: Sequence[tuple[str, Dialect]],
+    native: Dialect,
+    streams: Sequence[tuple[str, StreamRoute]],
+    *,
+    on_broken: Callable[[str, str], None],
+) -> Tables:
+    """Lay out the surfaces.
+
+    :param dialects: (plugin name, dialect); on an instance port their paths win over llama-server's own.
+    :param on_broken: told plugin and reason when a route is taken, malformed or open to strangers; that dialect
+        or stream stays out.
+    """
+    tables = Tables()
+    for table in (tables.manage, tables.proxy, tables.instance, tables.admin):
+        table.add("GET", "/health", HEALTH, "llamaman")
+    for table in (tables.manage, tables.proxy):
+        table.add("GET", "/api/version", VERSION, "llamaman")
+    tables.proxy.add("GET", "/", GREETING, "llamaman")
+    for owner, dialect in dialects:
+        problem = _problem(dialect, (tables.manage, tables.proxy, tables.instance))
+        if problem:
+            on_broken(owner, problem)
+            continue
+        for route in dialect.routes:
+            entry = Inference(dialect, route, route.access)
+            for table in (tables.manage, tables.proxy, tables.instance):
+                table.add(route.method, route.pattern, entry, owner)
+    for route in native.routes:
+        if tables.instance.match(route.method, route.pattern) is None:
+            tables.instance.add(
+                route.method, route.pattern, Inference(native, route, route.access), "llamaman"
+            )
+    for owner, stream in streams:
+        problem = _open_to_strangers(stream.pattern, stream.access) or _taken(
+            (tables.manage, tables.admin), [(stream.method, stream.pattern)]
+        )
+        if problem:
+            on_broken(owner, problem)
+            continue
+        for table in (tables.manage, tables.admin):
+            table.add(stream.method, stream.pattern, stream, owner)
+    return tables
+
+
+def _problem(dialect: Dialect, tables: Sequence[Table[Entry]]) -> str | None:
+    """Why a dialect cannot be served, or None."""
+    declared: Sequence[object] = dialect.routes
+    for route in declared:
+        if not isinstance(route, InferenceRoute):
+            return f"dialect '{dialect.name}' declares {type(route).__name__}, not an InferenceRoute"
+        if reason := _open_to_strangers(route.pattern, route.access):
+            return reason
+    return _taken(tables, [(route.method, route.pattern) for route in dialect.routes])
+
+
+def _open_to_strangers(pattern: str, level: Access) -> str | None:
+    """Plugins cannot decide what is PUBLIC; a person who reviews adds it to the list here."""
+    if level is Access.PUBLIC and pattern not in REVIEWED_PUBLIC:
+        return f"route {pattern} is PUBLIC, and not on the reviewed list of such routes"
+    return None
+
+
+def _taken(tables: Sequence[Table[Entry]], routes: Sequence[tuple[str, str]]) -> str | None:
+    """Why these routes cannot be added to all of the tables, or None."""
+    for number, (method, pattern) in enumerate(routes):
+        for table in tables:
+            if owner := table.owner(method, pattern):
+                return f"route {method} {pattern} is already served by '{owner}'"
+        if (method, pattern) in routes[:number]:
+            return f"route {method} {pattern} is declared twice"
+    return None
