@@ -20,7 +20,7 @@ def test_never_more_than_max_concurrent_run_and_the_rest_wait(
     manager: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
 ) -> None:
     instance = manager.launch(slow(manager), parallel=4, max_concurrent=2, ctx_size=8192)
-    requests = [at_once.submit(manager.chat, "slow", max_tokens=150) for _ in range(6)]
+    requests = [at_once.submit(manager.chat, "slow", max_tokens=300) for _ in range(6)]
     manager.until(lambda: queue(manager, instance["id"]) == (2, 4), "two running and four waiting")
     most = 0
     while not all(request.done() for request in requests):
@@ -35,7 +35,7 @@ def test_without_a_limit_of_its_own_an_instance_takes_as_many_as_it_has_slots(
     manager: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
 ) -> None:
     instance = manager.launch(slow(manager), parallel=2, ctx_size=8192)
-    requests = [at_once.submit(manager.chat, "slow", max_tokens=300) for _ in range(3)]
+    requests = [at_once.submit(manager.chat, "slow", max_tokens=500) for _ in range(3)]
     manager.until(lambda: queue(manager, instance["id"]) == (2, 1), "two running and one waiting")
     assert [request.result(60).status for request in requests] == [200] * 3
 
@@ -126,9 +126,9 @@ def test_two_instances_of_a_model_share_its_requests(
 ) -> None:
     slow(manager)
     both = [manager.launch("slow"), manager.launch("slow")]
-    requests = [at_once.submit(manager.chat, "slow", max_tokens=200) for _ in range(4)]
+    requests = [at_once.submit(manager.chat, "slow", max_tokens=600) for _ in range(4)]
     manager.until(
-        lambda: all(queue(manager, instance["id"])[0] == 1 for instance in both), "one running on each"
+        lambda: [each["queue"]["active"] for each in manager.instances()] == [1, 1], "one running on each"
     )
     assert [request.result(60).status for request in requests] == [200] * 4
     served = [manager.instance(instance["id"])["stats"]["total_requests"] for instance in both]
