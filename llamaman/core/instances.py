@@ -607,7 +607,9 @@ class Instances:
             ended = self._end(instance, m.Stop("sleeping", actor, "restarting", USER_DRAIN_S))
             supervisor.post(want)
         if not await ended:
-            instance.overrides = before
+            if instance.overrides is overrides:  # unless another restart has others by now
+                instance.overrides = before
+                await self._persist(instance)
             raise LaunchError(f"the instance was not restarted: {instance.reason}")
         return instance.view()
 
