@@ -7,6 +7,7 @@ model for that is one whose batch takes a fraction of a second on one busy threa
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -37,6 +38,18 @@ def seconds_until_free(manager: Manager, instance_id: str, left_busy: int) -> fl
 
     manager.until(free, f"{left_busy} busy slots", seconds=FREE_S)
     return time.monotonic() - begun
+
+
+def tokens_at_the_end(manager: Manager, instance_id: str) -> list[int]:
+    """How many tokens each request that has left its slot had there, prompt included, as the engine logs it."""
+    log = (manager.logs / f"{instance_id}.log").read_text()
+    return [int(number) for number in re.findall(r"stop processing: n_tokens = (\d+)", log)]
+
+
+def was_cut_short(manager: Manager, instance_id: str, full: int) -> None:
+    """The request that left was ended before it was done, and has not just come to its end in the meantime."""
+    (last,) = manager.until(lambda: tokens_at_the_end(manager, instance_id)[-1:], "the engine to say so")
+    assert last < full
 
 
 @contextmanager
@@ -73,6 +86,7 @@ def test_leaving_a_whole_2000_token_answer_frees_the_slot(
         assert active(manager, instance["id"]) == others + 1
         leave(request, half)
         measured("slot free after", seconds_until_free(manager, instance["id"], others))
+        was_cut_short(manager, instance["id"], 2000)
     assert manager.chat("slow", max_tokens=2).status == 200
 
 
@@ -89,6 +103,7 @@ def test_leaving_during_a_long_prefill_frees_the_slot(
         wait_until_it_works(manager, instance["id"], others + 1)
         leave(request, half=False)
         measured("slot free after", seconds_until_free(manager, instance["id"], others))
+        was_cut_short(manager, instance["id"], 40_000)
     assert manager.chat("slow", max_tokens=2).status == 200
 
 
@@ -106,6 +121,7 @@ def test_leaving_a_stream_frees_the_slot(
     with manager.ask("slow", stream=True, max_tokens=2000) as request:
         next(request.events())
     measured("slot free after", seconds_until_free(manager, instance["id"], 0))
+    was_cut_short(manager, instance["id"], 2000)
 
 
 def test_leaving_the_queue_leaves_nothing_to_run(manager: Manager, slow: Callable[[Manager], str]) -> None:
