@@ -28,6 +28,7 @@ log = logging.getLogger("llamaman.supervisor")
 
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
+FIRST_NOTE_PAUSE_S = 2.0
 MOST_RESTARTS = 5
 #: An instance that stayed ready this long starts again with a clean restart count.
 STEADY_S = 300.0
@@ -81,6 +82,7 @@ class Supervisor:
         self._spawning = False
         self._adopted = False
         self._closed = False
+        self._noting_again = False
         self._task: asyncio.Task[None] | None = None
 
     # --- the inbox -----------------------------------------------------------------------------------
@@ -151,7 +153,7 @@ class Supervisor:
             case m.Started(generation=generation, handle=handle) if generation == current:
                 self._spawning = False
                 self.instance.handle = handle
-                self._background(self._persist())
+                self._background(self._note())
                 if self._stop:
                     self._begin_stop()
                 else:
@@ -324,7 +326,7 @@ class Supervisor:
             instance.load_seconds = round(instance.ready_at - instance.started, 3)
         self._s.breaker.success(instance.config_hash)
         self._set(State.READY, "ready", instance.actor)
-        self._background(self._persist())
+        self._background(self._note())
         self._arm_idle()
 
     def _on_not_ready(self, reason: str) -> None:
@@ -379,7 +381,7 @@ class Supervisor:
         pause = min(FIRST_BACKOFF_S * 2**instance.restarts, LONGEST_BACKOFF_S)
         instance.restarts += 1
         self._set(State.BACKOFF, f"{news.cause}; restarting in {pause:.0f} s", "supervisor")
-        self._background(self._persist())
+        self._background(self._note())
         self._retry_timer = asyncio.get_running_loop().call_later(
             pause, self.post, m.Retry(instance.generation)
         )
@@ -534,7 +536,7 @@ class Supervisor:
     async def _store_outcome(self, state: State) -> None:
         if state in (State.STOPPED, State.FAILED):
             await self._s.release_port(self.instance)
-        await self._persist()
+        await self._note()
 
     def _process_gone(self) -> None:
         if self._unwatch:
@@ -587,7 +589,7 @@ class Supervisor:
 
     def options_changed(self) -> None:
         """Live options changed: note them, and look at the idle time again."""
-        self._background(self._persist())
+        self._background(self._note())
         self._rearm_idle()
 
     def _rearm_idle(self) -> None:
@@ -598,7 +600,7 @@ class Supervisor:
 
     def remember(self) -> None:
         """Store what was changed about the instance outside of a transition."""
-        self._background(self._persist())
+        self._background(self._note())
 
     def _on_suspect(self) -> None:
         if self.instance.state is State.READY and self.instance.client:
@@ -635,6 +637,28 @@ class Supervisor:
         waiters, self._stop_waiters = self._stop_waiters, []
         _tell(waiters, done=done)
 
+    async def _note(self) -> None:
+        """Store what has happened; as long as that fails, try again now and then."""
+        try:
+            await self._persist()
+        except LlamaManError as error:
+            log.warning("instance %s: what happened could not be stored: %s", self.instance.id, error.message)
+            if not self._noting_again:
+                self._noting_again = True
+                self._background(self._note_again())
+
+    async def _note_again(self) -> None:
+        pause = FIRST_NOTE_PAUSE_S
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self._persist()
+            except LlamaManError:
+                pause = min(pause * 2, LONGEST_BACKOFF_S)
+            else:
+                self._noting_again = False
+                return
+
     async def _persist(self) -> None:
         await self._s.persist(self.instance)
 
@@ -654,10 +678,7 @@ class Supervisor:
         self._tasks.discard(task)
         if task.cancelled() or (error := task.exception()) is None:
             return
-        if isinstance(error, LlamaManError):
-            log.warning("instance %s: what happened could not be stored: %s", self.instance.id, error.message)
-        else:
-            log.error("instance %s: %s", self.instance.id, error, exc_info=error)
+        log.error("instance %s: %s", self.instance.id, error, exc_info=error)
 
 
 def _tell(waiters: Sequence[asyncio.Future[bool]], *, done: bool) -> None:

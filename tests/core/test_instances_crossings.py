@@ -428,6 +428,21 @@ def test_a_store_that_stops_writing_at_any_moment_hangs_nobody(world: World, ref
     asyncio.run(asyncio.wait_for(main(), 60))
 
 
+def test_a_stop_that_could_not_be_stored_is_stored_when_the_disk_has_room_again(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "FIRST_NOTE_PAUSE_S", 0.02)
+
+    async def story(world: World) -> None:
+        instance = await world.running(idle_timeout_min=5)
+        world.store.read_only = True
+        await world.stop(instance.id)
+        assert instance.state is State.STOPPED
+        world.store.read_only = False  # else the next manager would let a request wake it
+
+    play(world, story)
+
+
 @pytest.mark.parametrize("moment", [0.0, 0.005, 0.02, 0.05])
 def test_ending_in_the_middle_of_everything_leaves_no_process_and_no_caller(
     world: World, moment: float
