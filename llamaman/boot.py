@@ -113,7 +113,8 @@ def build_kernel(config: Config) -> Kernel:
 def _declare_plugin_settings(hooks: Hooks, settings: Settings) -> None:
     """Every setting under its plugin's name, with an environment variable of its own.
 
-    A setting that cannot be declared breaks its plugin, not the boot.
+    A setting that cannot be declared breaks its plugin, not the boot; nothing of the plugin is called any more,
+    since it would ask for a setting that is not there.
     """
     for given in hooks.setting_declare():
         name = f"{given.plugin}.{given.value.name}"
@@ -121,14 +122,16 @@ def _declare_plugin_settings(hooks: Hooks, settings: Settings) -> None:
         try:
             settings.declare([replace(given.value, name=name, env=variable)], given.plugin)
         except ConfigError as error:
+            hooks.unregister(given.plugin)
             hooks.mark_broken(given.plugin, error.message)
 
 
 def _plugin_collections(hooks: Hooks) -> dict[str, str]:
-    """Collection name -> plugin. The kernel's own cannot be claimed, nor one twice."""
+    """Collection name -> plugin. The kernel's own cannot be claimed, nor one twice; who tries is not called again."""
     owners: dict[str, str] = dict.fromkeys(KERNEL_COLLECTIONS, "llamaman")
     for given in hooks.collection_declare():
         owner = owners.setdefault(given.value.name, given.plugin)
         if owner != given.plugin:
+            hooks.unregister(given.plugin)
             hooks.mark_broken(given.plugin, f"collection '{given.value.name}' belongs to '{owner}'")
     return owners

@@ -22,7 +22,7 @@ from llamaman.core.kernel import Kernel
 from llamaman.core.notifier import Notifier
 from llamaman.core.ports import PortPool
 from llamaman.dashboard.server import DashboardServer
-from llamaman.errors import ModelUnavailable
+from llamaman.errors import ModelUnavailable, PluginError
 from llamaman.gateway import pipeline as gateway
 from llamaman.gateway.admin_socket import prepare_runtime_dir, socket_path
 from llamaman.gateway.dialect import Dialect
@@ -44,6 +44,7 @@ log = logging.getLogger("llamaman")
 
 SHUTDOWN_GRACE_S = 5.0
 LAST_WORDS_S = 1.0  # for the error event of a stream that the end cuts off
+ASSEMBLED_S = 30.0
 CAUSE_LINES = 60
 ROTATE_EVERY_S = 10.0
 REFRESH_EVERY_S = 15.0
@@ -81,6 +82,7 @@ class House:
         )
         self._dashboard: DashboardServer | None = None
         self._serving = False
+        self._refused: PluginError | None = None  # what ends a strict start
         self._calm: asyncio.Task[None] | None = None
 
     async def _app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
@@ -97,7 +99,7 @@ class House:
         dialects, streams, route_sets = _sort_routes(kernel)
         log_streams = LogStreams(lambda instance_id: kernel.instances.view(instance_id).log_path)
         tables = build_tables(
-            dialects, Native(), [*streams, ("llamaman", log_streams.route())], on_broken=self._broken
+            dialects, Native(), [("llamaman", log_streams.route()), *streams], on_broken=self._broken
         )
 
         def make_app(secret: bytes) -> Any:
@@ -109,7 +111,7 @@ class House:
                 secret,
                 plugin_routes=route_sets,
                 loop_routes=tables.listing,
-                on_broken=self._broken,
+                on_broken=self._refused_by_flask,
             )
 
         dashboard = self._dashboard = DashboardServer(make_app, runtime_dir)
@@ -137,6 +139,10 @@ class House:
         await self._listeners.open(Surface("manage"), host=config.host, port=config.port, sock=manage)
         await self._listeners.open_unix(Surface("admin"), socket_path(runtime_dir, config.node_name), 0o600)
         dashboard.start()
+        if config.strict:
+            await asyncio.to_thread(dashboard.wait_ready, ASSEMBLED_S)
+            if self._refused:
+                raise self._refused
         self._calm = asyncio.get_running_loop().create_task(_calm_the_collector(dashboard))
         self._start_jobs()
         kernel.hooks.startup(kernel.facades)
@@ -189,6 +195,13 @@ class House:
     def _broken(self, plugin: str, reason: str) -> None:
         self._kernel.hooks.mark_broken(plugin, f"no routes: {reason}")
 
+    def _refused_by_flask(self, plugin: str, reason: str) -> None:
+        """Called in the dashboard's thread, which an exception would only start again."""
+        try:
+            self._broken(plugin, reason)
+        except PluginError as error:
+            self._refused = error
+
     def _refresh_models(self) -> None:
         self._kernel.library.refresh()
 
@@ -217,7 +230,7 @@ async def _calm_the_collector(dashboard: DashboardServer) -> None:
     A full collection walks all modules and took 31 ms here, which was the p99 of the time to the first token
     under 400 streams. What the boot left is set aside, and full collections become rare.
     """
-    await asyncio.to_thread(dashboard.wait_ready, 30.0)
+    await asyncio.to_thread(dashboard.wait_ready, ASSEMBLED_S)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AT)

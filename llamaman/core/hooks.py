@@ -158,6 +158,7 @@ class Hooks:
         """Record that a plugin failed at boot (its routes were refused, say); raises when strict."""
         if self._strict:
             raise PluginError(plugin, reason)
+        log.error("plugin '%s' is broken: %s", plugin, reason)
         self._broken.setdefault(plugin, reason)
 
     def broken(self) -> Mapping[str, str]:

@@ -103,7 +103,10 @@ def read_text(setting: Setting, text: str) -> Any:
 def _in_range(setting: Setting, number: float) -> None:
     low, high = setting.minimum, setting.maximum
     if (low is not None and number < low) or (high is not None and number > high):
-        span = f"from {low:g} to {high:.10g}" if low is not None and high is not None else f"at least {low:g}"
+        if low is None or high is None:
+            span = f"at least {low:g}" if low is not None else f"at most {high:.10g}"
+        else:
+            span = f"from {low:g} to {high:.10g}"
         raise InvalidField(setting.name, f"{setting.name} must be {span}")
 
 

@@ -7,7 +7,7 @@ listener and the admin socket, llama-server's own endpoints on instance ports.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 
 from llamaman.access import Access
@@ -17,6 +17,25 @@ from llamaman.records import StreamRoute
 
 #: Patterns of plugins that strangers may have.
 REVIEWED_PUBLIC: frozenset[str] = frozenset()
+
+METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
+
+#: What is below ``/api/`` of management. Flask serves it, after the tables here have been asked.
+MANAGEMENT = frozenset(
+    {
+        "api-keys",
+        "events",
+        "instances",
+        "llamaman",
+        "models",
+        "next-port",
+        "plugins",
+        "presets",
+        "routes",
+        "settings",
+        "system-info",
+    }
+)
 
 #: Clients of Ollama read their features off this number; ours is in /api/llamaman/version.
 OLLAMA_VERSION = "0.32.0"
@@ -123,9 +142,7 @@ def build_tables(
                 route.method, route.pattern, Inference(native, route, route.access), "llamaman"
             )
     for owner, stream in streams:
-        problem = _open_to_strangers(stream.pattern, stream.access) or _taken(
-            (tables.manage, tables.admin), [(stream.method, stream.pattern)]
-        )
+        problem = _stream_problem(owner, stream, (tables.manage, tables.admin))
         if problem:
             on_broken(owner, problem)
             continue
@@ -136,28 +153,72 @@ def build_tables(
 
 def _problem(dialect: Dialect, tables: Sequence[Table[Entry]]) -> str | None:
     """Why a dialect cannot be served, or None."""
-    declared: Sequence[object] = dialect.routes
+    declared: object = dialect.routes
+    if not isinstance(declared, (list, tuple)):
+        return f"dialect '{dialect.name}' has no list of routes, but {type(declared).__name__}"
     for route in declared:
         if not isinstance(route, InferenceRoute):
             return f"dialect '{dialect.name}' declares {type(route).__name__}, not an InferenceRoute"
-        if reason := _open_to_strangers(route.pattern, route.access):
+        if reason := _malformed(route.method, route.pattern, route.access):
             return reason
     return _taken(tables, [(route.method, route.pattern) for route in dialect.routes])
 
 
-def _open_to_strangers(pattern: str, level: Access) -> str | None:
-    """Plugins cannot decide what is PUBLIC; a person who reviews adds it to the list here."""
+def _stream_problem(owner: str, stream: StreamRoute, tables: Sequence[Table[Entry]]) -> str | None:
+    """Why a stream cannot be served, or None."""
+    if reason := _malformed(stream.method, stream.pattern, stream.access):
+        return reason
+    if stream.access is Access.INFERENCE:  # which is open to everybody while require_auth is off
+        return f"stream {stream.pattern} asks for INFERENCE; use VIEW, MANAGE or ADMIN"
+    return _taken(tables, [(stream.method, stream.pattern)], is_own=owner == "llamaman")
+
+
+def _malformed(method: object, pattern: object, level: object) -> str | None:
+    """Why a route cannot be declared like this, or None. Plugins are not type-checked, so everything may come."""
+    if not isinstance(pattern, str) or not pattern.startswith("/") or not _well_braced(pattern):
+        return f"route {pattern!r} is not a path such as /v1/chat or /v1/models/{{name}}"
+    if method not in METHODS:
+        return f"route {pattern} has the method {method!r}; it may be {', '.join(sorted(METHODS))}"
+    if not isinstance(level, Access):
+        return f"route {pattern} has the access level {level!r}; use a member of llamaman.Access"
+    # Plugins cannot decide what is PUBLIC; a person who reviews adds it to the list.
     if level is Access.PUBLIC and pattern not in REVIEWED_PUBLIC:
         return f"route {pattern} is PUBLIC, and not on the reviewed list of such routes"
     return None
 
 
-def _taken(tables: Sequence[Table[Entry]], routes: Sequence[tuple[str, str]]) -> str | None:
+def _well_braced(pattern: str) -> bool:
+    """Whether braces hold whole segments and a name."""
+    return all(
+        not {"{", "}"} & set(segment) or (segment[0] + segment[-1] == "{}" and segment[1:-1].isidentifier())
+        for segment in pattern.split("/")
+    )
+
+
+def _taken(
+    tables: Sequence[Table[Entry]], routes: Sequence[tuple[str, str]], *, is_own: bool = False
+) -> str | None:
     """Why these routes cannot be added to all of the tables, or None."""
-    for number, (method, pattern) in enumerate(routes):
+    seen: Table[None] = Table()  # which knows that /a/{x} and /a/{y} are one route
+    for method, pattern in routes:
         for table in tables:
             if owner := table.owner(method, pattern):
                 return f"route {method} {pattern} is already served by '{owner}'"
-        if (method, pattern) in routes[:number]:
+        if not is_own and _over_management(pattern):
+            return f"route {method} {pattern} would hide routes of LlamaMan's own management"
+        if seen.owner(method, pattern):
             return f"route {method} {pattern} is declared twice"
+        seen.add(method, pattern, None, "this")
     return None
+
+
+def _over_management(pattern: str) -> bool:
+    """Whether some path of the pattern belongs to management, which is looked up after what the loop serves."""
+    _, first, *rest = [*pattern.split("/"), ""]
+    if not _may_be(first, {"api"}):
+        return False
+    return bool(rest) and _may_be(rest[0], MANAGEMENT)
+
+
+def _may_be(segment: str, names: Collection[str]) -> bool:
+    return segment.startswith("{") or segment in names

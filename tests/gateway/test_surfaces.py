@@ -134,8 +134,74 @@ def test_a_dialect_that_declares_a_route_twice_stays_out() -> None:
     assert not serves(built, "proxy", "POST", CHAT.pattern)
 
 
+@pytest.mark.parametrize(
+    ("route", "reason"),
+    [
+        (InferenceRoute("GET", "/open", Access.PUBLIC), "PUBLIC"),
+        (InferenceRoute("GET", "/open", "view"), "access level 'view'"),  # type: ignore[arg-type] # the mistake
+        (InferenceRoute("get", "/lower"), "method 'get'"),
+        (InferenceRoute("GET", "no-slash"), "is not a path"),
+        (InferenceRoute("GET", "/a/{b"), "is not a path"),
+        (InferenceRoute("GET", "/a/x{b}"), "is not a path"),
+        (InferenceRoute("GET", "/a/{}"), "is not a path"),
+        (InferenceRoute("GET", None), "is not a path"),  # type: ignore[arg-type] # the mistake
+        (InferenceRoute("GET", "/api/instances"), "management"),
+        (InferenceRoute("POST", "/api/settings/{name}"), "management"),
+        (InferenceRoute("POST", "/{any}/{thing}"), "management"),
+        ("/v1/text", "not an InferenceRoute"),
+        (LOGS, "declares StreamRoute"),
+    ],
+)
+def test_a_dialect_with_a_route_that_cannot_be_declared_stays_out_whole(
+    route: InferenceRoute, reason: str
+) -> None:
+    built, broken = tables(("good", Some(CHAT)), ("bad", Some(InferenceRoute("POST", "/other"), route)))
+    ((plugin, said),) = broken
+    assert (plugin, reason in said) == ("bad", True), said
+    assert {row.plugin for row in built.rows()} == {"good", "llamaman"}
+    assert not serves(built, "proxy", "POST", "/other")
+
+
+def test_a_dialect_without_a_list_of_routes_stays_out() -> None:
+    dialect = Some()
+    dialect.routes = None  # type: ignore[assignment] # the mistake
+    _, broken = tables(("p", dialect))
+    assert broken == [("p", "dialect 'scripted' has no list of routes, but NoneType")]
+
+
+def test_routes_that_differ_in_the_names_of_their_values_are_one_route() -> None:
+    _, broken = tables(("p", Some(InferenceRoute("POST", "/a/{x}"), InferenceRoute("POST", "/a/{y}"))))
+    assert broken == [("p", "route POST /a/{y} is declared twice")]
+
+
+@pytest.mark.parametrize(
+    ("stream", "reason"),
+    [
+        (StreamRoute("GET", "/api/feed", Access.PUBLIC, _open), "PUBLIC"),
+        (StreamRoute("GET", "/api/feed", Access.INFERENCE, _open), "INFERENCE"),
+        (StreamRoute("GET", "/api/feed", "view", _open), "access level 'view'"),  # type: ignore[arg-type] # the mistake
+        (StreamRoute("GET", "feed", Access.VIEW, _open), "is not a path"),
+        (StreamRoute("GET", "/api/instances/{id}", Access.VIEW, _open), "management"),
+        (StreamRoute("GET", "/health", Access.VIEW, _open), "already served by 'llamaman'"),
+    ],
+)
+def test_a_stream_that_cannot_be_declared_stays_out(stream: StreamRoute, reason: str) -> None:
+    built, broken = tables(streams=(("llamaman", LOGS), ("bad", stream)))
+    ((plugin, said),) = broken
+    assert (plugin, reason in said) == ("bad", True), said
+    assert {row.plugin for row in built.rows()} == {"llamaman"}
+
+
+@pytest.mark.parametrize("level", [Access.VIEW, Access.MANAGE, Access.ADMIN])
+def test_a_stream_that_asks_for_a_management_level_is_served(level: Access) -> None:
+    built, broken = tables(streams=(("p", StreamRoute("GET", "/api/feed", level, _open)),))
+    assert broken == []
+    assert serves(built, "manage", "GET", "/api/feed")
+    assert serves(built, "admin", "GET", "/api/feed")
+
+
 def test_a_stream_that_claims_a_taken_route_stays_out() -> None:
-    other = StreamRoute("GET", "/api/instances/{any}/logs/stream", Access.PUBLIC, _open)
+    other = StreamRoute("GET", "/api/instances/{any}/logs/stream", Access.VIEW, _open)
     built, broken = tables(streams=(("llamaman", LOGS), ("late", other)))
     assert [plugin for plugin, _ in broken] == ["late"]
     match = built.manage.match("GET", "/api/instances/x/logs/stream")
