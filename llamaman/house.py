@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any, cast
@@ -22,7 +23,7 @@ from llamaman.core.kernel import Kernel
 from llamaman.core.notifier import Notifier
 from llamaman.core.ports import PortPool
 from llamaman.dashboard.server import DashboardServer
-from llamaman.errors import ModelUnavailable, PluginError
+from llamaman.errors import LlamaManError, ModelUnavailable, PluginError
 from llamaman.gateway import pipeline as gateway
 from llamaman.gateway.admin_socket import prepare_runtime_dir, socket_path
 from llamaman.gateway.dialect import Dialect
@@ -43,6 +44,7 @@ from llamaman.runtimes.causes import cause
 log = logging.getLogger("llamaman")
 
 SHUTDOWN_GRACE_S = 5.0
+DASHBOARD_AFTER_S = 1.0
 LAST_WORDS_S = 1.0  # for the error event of a stream that the end cuts off
 ASSEMBLED_S = 30.0
 CAUSE_LINES = 60
@@ -81,6 +83,7 @@ class House:
             )
         )
         self._dashboard: DashboardServer | None = None
+        self._dashboard_started = False
         self._serving = False
         self._refused: PluginError | None = None  # what ends a strict start
         self._calm: asyncio.Task[None] | None = None
@@ -92,6 +95,7 @@ class House:
     async def open(self) -> None:
         """Open every port, adopt what runs, start the rest."""
         kernel, config = self._kernel, self._kernel.config
+        threading.Thread(target=_probe_engines, args=(kernel.runtimes,), name="probe", daemon=True).start()
         # Bound before anything is adopted: a taken port must end the boot while it has changed nothing.
         proxy = self._listeners.reserve(config.host, config.proxy_port)
         manage = self._listeners.reserve(config.host, config.port)
@@ -116,7 +120,12 @@ class House:
 
         dashboard = self._dashboard = DashboardServer(make_app, runtime_dir)
         upstream = Upstream(Address(path=str(dashboard.socket_path)))
-        hop = Hop(upstream, dashboard.secret, lambda: dashboard.is_ready, dashboard.is_public)
+
+        def ready() -> bool:
+            self._start_dashboard()
+            return dashboard.is_ready
+
+        hop = Hop(upstream, dashboard.secret, ready, dashboard.is_public)
         self._door = FrontDoor(
             tables, self._pipeline, kernel.keys, lambda: bool(kernel.settings.get("require_auth")), hop
         )
@@ -138,12 +147,13 @@ class House:
         await self._listeners.open(Surface("proxy"), host=config.host, port=config.proxy_port, sock=proxy)
         await self._listeners.open(Surface("manage"), host=config.host, port=config.port, sock=manage)
         await self._listeners.open_unix(Surface("admin"), socket_path(runtime_dir, config.node_name), 0o600)
-        dashboard.start()
         if config.strict:
+            self._start_dashboard()
             await asyncio.to_thread(dashboard.wait_ready, ASSEMBLED_S)
             if self._refused:
                 raise self._refused
         self._calm = asyncio.get_running_loop().create_task(_calm_the_collector(dashboard))
+        loop.call_later(DASHBOARD_AFTER_S, self._start_dashboard)
         self._start_jobs()
         kernel.hooks.startup(kernel.facades)
         self._serving = True
@@ -159,13 +169,20 @@ class House:
                 "listening on every address of this machine; set LLAMAMAN_HOST=127.0.0.1 to narrow it"
             )
 
+    def _start_dashboard(self) -> None:
+        """Import Flask on the first management request, or soon: not while a first answer is waited for."""
+        if self._dashboard and not self._dashboard_started:
+            self._dashboard_started = True
+            self._dashboard.start()
+
     async def close(self) -> None:
         """The reverse of :meth:`open`."""
         kernel = self._kernel
-        await asyncio.to_thread(kernel.jobs.stop)
+        jobs = asyncio.create_task(asyncio.to_thread(kernel.jobs.stop))  # no client waits for a long job
         ending = ModelUnavailable("LlamaMan is ending; try again", retry_after=10)
         asyncio.get_running_loop().call_later(SHUTDOWN_GRACE_S, self._pipeline.exchanges.end_all, ending)
         await self._listeners.shutdown(SHUTDOWN_GRACE_S + LAST_WORDS_S)
+        await jobs
         # A boot that failed half-way leaves what it adopted to the next one.
         await kernel.instances.shutdown(stop_engines=self._serving)
         for notifier in (self._records, self._transitions):
@@ -234,6 +251,15 @@ async def _calm_the_collector(dashboard: DashboardServer) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AT)
+
+
+def _probe_engines(runtimes: Mapping[str, Runtime]) -> None:
+    """Ask every engine build for its flags now, so that the first request does not wait for it."""
+    for runtime in runtimes.values():
+        try:
+            runtime.engines()
+        except LlamaManError as error:
+            log.warning("engines of runtime %s could not be probed: %s", runtime.name, error.message)
 
 
 def _sort_routes(

@@ -46,6 +46,8 @@ class Notifier(Generic[T]):
             log.warning("%s: %d records were not delivered", self._name, self._queue.qsize())
             return
         self._thread.join(timeout_s)
+        if self._thread.is_alive():
+            log.warning("%s: %d records were not delivered in time", self._name, self._queue.qsize())
 
     def _run(self) -> None:
         while (record := self._queue.get()) is not None:
