@@ -81,6 +81,14 @@ def open_data_dir(path: Path, node: str) -> DataDir:
     return DataDir(path, install_id, node, lock)
 
 
+def node_of(path: Path) -> str | None:
+    """The node that the directory belongs to; None where no manager ever ran.
+
+    :raises StoreCorrupt: ``install.json`` cannot be read.
+    """
+    return _install(path, "")[1] if (path / INSTALL).exists() else None
+
+
 def rename_node(path: Path, old: str, new: str) -> None:
     """Give the directory's node another name, while no manager uses it.
 
