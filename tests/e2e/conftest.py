@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import secrets
 import shutil
-import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -161,18 +160,10 @@ def at_once() -> Iterator[ThreadPoolExecutor]:
 
 
 @pytest.fixture
-def measured(record_property: Callable[[str, object], None]) -> Callable[[str, float], None]:
-    """Note a figure with the test's report; shown by ``pytest -s`` and in junit files."""
+def measured() -> Callable[[str, float], None]:
+    """Print a figure; ``pytest -rP`` shows those of passed tests, ``pytest -s`` all of them."""
 
     def note(name: str, seconds: float) -> None:
-        record_property(name, round(seconds, 3))
         print(f"{name}: {seconds:.3f} s")
 
     return note
-
-
-@pytest.fixture
-def clock() -> Callable[[], float]:
-    """Seconds since the fixture was made."""
-    begun = time.monotonic()
-    return lambda: time.monotonic() - begun

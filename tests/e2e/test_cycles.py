@@ -80,7 +80,7 @@ def test_launching_and_stopping_leaks_no_port_process_thread_descriptor_or_recor
 
 def test_sleeping_and_waking_leaks_nothing_either(plain_manager: Manager) -> None:
     manager = plain_manager
-    instance = manager.launch("tiny", idle_timeout_min=0.005)
+    instance = manager.launch("tiny", wait=None, idle_timeout_min=0.005)
     manager.wait_status(instance["id"], "sleeping")
     before = settled(manager)
     for _ in range(5):

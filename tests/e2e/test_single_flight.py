@@ -43,7 +43,7 @@ def test_streamed_and_whole_requests_on_both_ports_share_the_one_start(
 
 
 def test_twenty_requests_wake_a_sleeping_instance_once(manager: Manager, at_once: ThreadPoolExecutor) -> None:
-    instance = manager.launch("tiny", parallel=4, idle_timeout_min=0.01)
+    instance = manager.launch("tiny", wait=None, parallel=4, idle_timeout_min=0.02)
     manager.wait_status(instance["id"], "sleeping")
     assert answers(manager, at_once, 20, port=instance["port"]) == [200] * 20
     (awake,) = manager.instances()
