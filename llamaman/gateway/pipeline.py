@@ -299,6 +299,7 @@ class Pipeline:
                     if op.mode == "stream":
                         if stream:
                             self._calls.done_with(stream.response, grant)
+                            stream = None
                         event, stream = await self._calls.begin_stream(exchange, op, grant, patch)
                     else:
                         event = await self._calls.call(exchange, op, grant, patch)
@@ -313,9 +314,9 @@ class Pipeline:
                 elif isinstance(op, Calls):
                     event = await self._calls.calls(op, exchange, grant, patch)
         finally:
-            serving.close()
-            if stream:
+            if stream:  # first: what the dialect does when it is closed may fail
                 self._calls.done_with(stream.response, grant)
+            serving.close()
         if not exchange.request.answered:
             await exchange.finish()
 

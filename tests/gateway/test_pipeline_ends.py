@@ -227,6 +227,151 @@ def test_a_revoked_request_is_told_why_and_leaves_nothing_behind(run: Run, until
     run(main())
 
 
+# --- a dialect's own bugs -------------------------------------------------------------------------------
+
+
+class Bug(Exception):
+    """What nobody expected; its text is nobody's business but the log's."""
+
+
+def broken_at_once() -> Serving:
+    raise Bug("secret")
+    yield
+
+
+def broken_after_the_call(mode: str) -> Callable[[], Serving]:
+    def serve() -> Serving:
+        yield Call("POST", CHAT, b"{}", mode=mode)  # type: ignore[arg-type] # a literal of the tests
+        raise Bug("secret")
+
+    return serve
+
+
+def broken_in_the_stream() -> Serving:
+    yield Start(200, SSE_HEADERS)
+    yield Call("POST", CHAT, b"{}", mode="stream")
+    yield Emit(b"data: first\n\n")
+    raise Bug("secret")
+
+
+def broken_in_its_own_end() -> Serving:
+    try:
+        yield Start(200, SSE_HEADERS)
+        yield Call("POST", CHAT, b"{}", mode="stream")
+        yield Emit(b"data: first\n\n")
+        yield from broken_at_once()
+    finally:
+        raise Bug("secret of the end")
+
+
+def broken_when_closed() -> Serving:
+    try:
+        yield Start(200, SSE_HEADERS)
+        yield Call("POST", CHAT, b"{}", mode="stream")
+        while True:
+            yield Emit(b"data: first %b\n\n" % (b"x" * 65536))
+    finally:
+        raise Bug("secret")
+
+
+class BrokenOpen(Scripted):
+    """A dialect that cannot read requests."""
+
+    def open(self, request: Any) -> Any:
+        raise Bug("secret")
+
+
+class Nonsense(Scripted):
+    """A dialect that returns and yields what nobody asked for."""
+
+    def open(self, request: Any) -> Any:
+        return {"not": "an intent"}
+
+
+BUGS: dict[str, tuple[Scripted, int]] = {
+    "open": (BrokenOpen(broken_at_once), 500),
+    "open returns nonsense": (Nonsense(broken_at_once), 500),
+    "serve": (Scripted(broken_at_once), 500),
+    "serve is no generator": (Scripted(lambda: None), 500),  # type: ignore[arg-type,return-value] # the mistake
+    "after a plain call": (Scripted(broken_after_the_call("plain")), 500),
+    "after an assembled call": (Scripted(broken_after_the_call("assemble")), 500),
+    "in a stream": (Scripted(broken_in_the_stream), 200),
+    "in its own end": (Scripted(broken_in_its_own_end), 200),
+}
+
+
+@pytest.mark.parametrize("where", BUGS)
+def test_a_bug_of_a_dialect_is_told_in_its_own_shape_and_leaves_nothing_behind(
+    run: Run, until: Until, caplog: pytest.LogCaptureFixture, where: str
+) -> None:
+    dialect, expected = BUGS[where]
+
+    async def behave(path: str, writer: asyncio.StreamWriter) -> None:
+        writer.write(HEAD + event("a"))
+        if "call" in where:
+            writer.write(DONE)
+        else:
+            await asyncio.sleep(20)
+
+    async def main() -> None:
+        async with house(dialect, behave) as place:
+            for _ in range(2):  # the second finds the permit that the first has given back
+                status, raw = await asyncio.wait_for(whole(place.port), 10)
+                assert status == expected
+                told = b'{"error": "plugin \'scripted\': internal error'
+                assert (b"\r\n\r\n%b" if expected == 500 else b"data: %b") % told in raw
+                assert b"secret" not in raw
+                if expected == 200:
+                    assert raw.endswith(END)
+                await until(place.at_rest, 5)
+            for record in place.records:
+                assert (record.outcome, record.status) == ("error", expected)
+
+    run(main())
+    logged = [record for record in caplog.records if record.exc_info and "dialect" in record.getMessage()]
+    assert [record.getMessage() for record in logged] == [
+        "request /ask through dialect 'scripted' failed"
+    ] * 2
+
+
+def test_a_dialect_that_fails_when_its_client_leaves_does_not_keep_the_engine_at_work(
+    run: Run, until: Until
+) -> None:
+    async def main() -> None:
+        async with house(Scripted(broken_when_closed), says(HEAD, event("a"), then=20)) as place:
+            reader, writer = await ask(place.port)
+            await reader.readuntil(b"first")
+            assert place.engine.busy == 1
+            writer.close()
+            await until(place.at_rest, 3)  # sooner than the engine would count as silent
+
+    run(main())
+
+
+class BrokenError(Scripted):
+    """A dialect that cannot even tell errors."""
+
+    def error(self, error: Any, *, started: bool) -> Any:
+        raise Bug("secret")
+
+
+@pytest.mark.parametrize("serve", [broken_at_once, broken_in_the_stream])
+def test_a_dialect_that_cannot_tell_its_errors_leaves_nothing_behind_either(
+    run: Run, until: Until, serve: Callable[[], Serving]
+) -> None:
+    async def main() -> None:
+        async with house(BrokenError(serve), says(HEAD, event("a"), then=20)) as place:
+            reader, writer = await ask(place.port)
+            raw = await asyncio.wait_for(reader.read(), 5)
+            writer.close()
+            assert b"secret" not in raw
+            assert raw.startswith(b"HTTP/1.1 500" if serve is broken_at_once else b"HTTP/1.1 200")
+            assert not raw.endswith(END), "what broke off does not look complete"
+            await until(place.at_rest, 5)
+
+    run(main())
+
+
 # --- heartbeats -----------------------------------------------------------------------------------------
 
 
