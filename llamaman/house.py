@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import logging
 import threading
 import time
 from collections.abc import Mapping
 from typing import Any, cast
 
-from llamaman.core import planner
+from llamaman.core import collector, planner
 from llamaman.core.admission import Policy
 from llamaman.core.events import Event
 from llamaman.core.instance import Instance
@@ -51,7 +50,6 @@ CAUSE_LINES = 60
 ROTATE_EVERY_S = 10.0
 REFRESH_EVERY_S = 15.0
 LOGS_TOTAL_BYTES = 1 << 30
-COLLECT_AT = (1_000, 20, 100)
 
 
 class House:
@@ -152,7 +150,8 @@ class House:
             await asyncio.to_thread(dashboard.wait_ready, ASSEMBLED_S)
             if self._refused:
                 raise self._refused
-        self._calm = asyncio.get_running_loop().create_task(_calm_the_collector(dashboard))
+        exchanges = self._pipeline.exchanges
+        self._calm = loop.create_task(collector.run(dashboard.wait_ready, lambda: len(exchanges.all())))
         loop.call_later(DASHBOARD_AFTER_S, self._start_dashboard)
         self._start_jobs()
         kernel.hooks.startup(kernel.facades)
@@ -177,6 +176,8 @@ class House:
 
     async def close(self) -> None:
         """The reverse of :meth:`open`."""
+        if self._calm:
+            self._calm.cancel()
         kernel = self._kernel
         jobs = asyncio.create_task(asyncio.to_thread(kernel.jobs.stop))  # no client waits for a long job
         ending = ModelUnavailable("LlamaMan is ending; try again", retry_after=10)
@@ -239,18 +240,6 @@ class House:
             except ValueError as error:
                 kernel.hooks.mark_broken(given.plugin, f"job '{given.value.name}': {error}")
         kernel.jobs.start()
-
-
-async def _calm_the_collector(dashboard: DashboardServer) -> None:
-    """Keep the garbage collector from stopping every stream for what was loaded once.
-
-    A full collection walks all modules and took 31 ms here, which was the p99 of the time to the first token
-    under 400 streams. What the boot left is set aside, and full collections become rare.
-    """
-    await asyncio.to_thread(dashboard.wait_ready, ASSEMBLED_S)
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(*COLLECT_AT)
 
 
 def _probe_engines(runtimes: Mapping[str, Runtime]) -> None:
