@@ -10,6 +10,7 @@ import logging
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 THREADS = 4
 _FIRST_PAUSE_S = 0.2
+_LOOK_EVERY_S = 0.05
 _LONGEST_PAUSE_S = 10.0
 
 
@@ -61,8 +63,15 @@ class DashboardServer:
         self._thread.start()
 
     def wait_ready(self, timeout_s: float) -> bool:
-        """Block until the socket is served."""
-        return self._ready.wait(timeout_s)
+        """Block until the socket is served; False when it is not in time, or :meth:`stop` was called.
+
+        Whoever waits here while the program ends would hold it up: a pool's threads are waited for.
+        """
+        deadline = time.monotonic() + timeout_s
+        while not self._ready.wait(_LOOK_EVERY_S):
+            if self._stopping.is_set() or time.monotonic() > deadline:
+                return False
+        return True
 
     def stop(self, timeout_s: float = 5.0) -> None:
         """Close the socket and end the threads; running requests get ``timeout_s`` seconds."""
