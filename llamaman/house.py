@@ -39,6 +39,7 @@ from llamaman.gateway.upstream import Address, Upstream
 from llamaman.records import Exit, InstanceEvent, Job, RouteSet, Runtime, State, StreamRoute
 from llamaman.runtimes import logfiles
 from llamaman.runtimes.causes import cause
+from llamaman.runtimes.sandbox import gpu_present
 
 log = logging.getLogger("llamaman")
 
@@ -151,7 +152,7 @@ class House:
             if self._refused:
                 raise self._refused
         exchanges = self._pipeline.exchanges
-        self._calm = loop.create_task(collector.run(dashboard.wait_ready, lambda: len(exchanges.all())))
+        self._calm = loop.create_task(collector.run(lambda: dashboard.is_ready, lambda: len(exchanges.all())))
         loop.call_later(DASHBOARD_AFTER_S, self._start_dashboard)
         self._start_jobs()
         kernel.hooks.startup(kernel.facades)
@@ -298,6 +299,7 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
             runtimes=lambda: _usable(kernel.runtimes, config.runtime),
             instance_key=kernel.secrets.instance_key,
             allow_unlisted=lambda: settings.get("launch.allow_unlisted_args"),
+            gpu_present=gpu_present,
         ),
         runtimes=kernel.runtimes,
         connect=lambda address: Upstream(Address(address.host, address.port, address.path)),

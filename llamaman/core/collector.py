@@ -19,13 +19,14 @@ FEW = 2
 MOST_LOOKS = 40
 
 
-async def run(wait_for_boot: Callable[[float], object], busy: Callable[[], int]) -> None:
+async def run(loaded: Callable[[], bool], busy: Callable[[], int]) -> None:
     """Calm the collector once everything is loaded, then collect in quiet moments, for ever.
 
-    :param wait_for_boot: blocks until the last imports are done, at most the given seconds.
+    :param loaded: whether the last imports are done.
     :param busy: how many requests are in progress.
     """
-    await asyncio.to_thread(wait_for_boot, 30.0)
+    while not loaded():  # noqa: ASYNC110 - told by a thread, and nobody waits for this
+        await asyncio.sleep(0.5)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*COLLECT_AT)

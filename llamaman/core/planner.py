@@ -35,6 +35,7 @@ class Sources:
     runtimes: Callable[[], Sequence[Runtime]]
     instance_key: Callable[[str, int], str]
     allow_unlisted: Callable[[], bool]
+    gpu_present: Callable[[], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ def resolve(model_path: Path, overrides: Mapping[str, Any], sources: Sources) ->
         facts=sources.model_facts(model_path),
         model_file=sources.model_file,
         cores=os.cpu_count(),
+        gpu=sources.gpu_present(),
         allow_unlisted=sources.allow_unlisted(),
     )
     return Resolved(

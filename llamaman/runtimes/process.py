@@ -124,7 +124,7 @@ class ProcessRuntime:
         except OSError as error:
             raise LaunchError(
                 f"the engine '{plan.engine.name}' could not be started: {error.strerror or error}; "
-                "check that LLAMA_SERVER_BIN is a llama-server built for this machine",
+                + _start_hint(plan.engine.kind, self._user_name),
                 detail=str(error),
             ) from error
         finally:
@@ -299,6 +299,13 @@ def _own_flags(known: frozenset[str], given: Sequence[str]) -> list[str]:
     if "--metrics" in known and "--metrics" not in given:
         flags.append("--metrics")
     return flags
+
+
+def _start_hint(kind: str, user: str | None) -> str:
+    if kind == "embedded":
+        who = f"the account '{user}' (LLAMA_SERVER_USER)" if user else "this account"
+        return f"check that {who} may execute {sys.executable}"
+    return "check that LLAMA_SERVER_BIN is a llama-server built for this machine"
 
 
 def _start_line(plan: LaunchPlan) -> bytes:

@@ -67,11 +67,16 @@ class Sandbox:
     port: int | None
 
 
+def gpu_present() -> bool:
+    """Whether this machine shows a GPU driver's device."""
+    return any(os.path.exists(file) for file in _GPU_FILES)
+
+
 def why_not(program: Path) -> str | None:
     """Why an engine started as ``program`` runs without this sandbox, or None when it runs in it."""
     if version() == 0:
         return "the kernel has no Landlock"
-    if any(os.path.exists(file) for file in _GPU_FILES):
+    if gpu_present():
         return "the sandbox is not yet proven with GPU drivers"
     if is_script(program):
         return "the engine's program is a script, which may start anything"

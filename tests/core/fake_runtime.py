@@ -365,6 +365,7 @@ class World:
                 runtimes=lambda: [runtime],
                 instance_key=lambda instance_id, generation: f"key-{instance_id}-{generation}",
                 allow_unlisted=lambda: False,
+                gpu_present=lambda: True,
             ),
             runtimes={runtime.name: runtime},
             connect=lambda address: FakeClient(runtime, address),

@@ -318,6 +318,25 @@ def test_what_applies_live() -> None:
     assert not {"ctx_size", "threads", "parallel", "extra_args", "n_gpu_layers"} & launch.LIVE
 
 
+def without_gpu(known: frozenset[str] | None = None, **options: Any) -> tuple[str, ...]:
+    return launch.to_flags(
+        launch.resolve(options), known=known, facts=ModelFacts(), model_file=Path, gpu=False
+    ).tokens
+
+
+def test_where_there_is_no_gpu_a_prompt_can_be_left_every_128_tokens() -> None:
+    assert pairs(without_gpu())["--batch-size"] == "128"
+    assert pairs(flags(n_gpu_layers=0).tokens)["--batch-size"] == "128"
+    assert "--batch-size" not in flags().tokens
+
+
+def test_a_batch_size_that_was_asked_for_or_is_needed_whole_stays() -> None:
+    assert "--batch-size" not in without_gpu(embedding_model=True)
+    assert "--batch-size" not in without_gpu(known=frozenset({"--n-gpu-layers", "--ctx-size", "--parallel"}))
+    for spelling in ("-b 512", "--batch-size 512"):
+        assert "128" not in without_gpu(extra_args=spelling)
+
+
 @pytest.mark.real
 @pytest.mark.skipif(not ENGINE, reason="LLAMA_SERVER_BIN is not set")
 def test_the_engine_takes_every_flag_we_make() -> None:

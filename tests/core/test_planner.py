@@ -63,6 +63,7 @@ def sources(
         runtimes=lambda: [Offers(*engines)],
         instance_key=lambda instance_id, generation: f"{instance_id}-{generation}",
         allow_unlisted=lambda: False,
+        gpu_present=lambda: True,
     )
 
 
