@@ -10,14 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import socket
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from llamaman.core import launch, planner
 from llamaman.core import messages as m
@@ -26,6 +25,7 @@ from llamaman.core.breaker import Breaker
 from llamaman.core.engine_client import Connect
 from llamaman.core.events import Events
 from llamaman.core.instance import Instance
+from llamaman.core.instance_ports import Doors, InstancePorts
 from llamaman.core.ports import PortPool
 from llamaman.core.store import Store
 from llamaman.core.supervisor import Services, Supervisor, unavailable
@@ -36,7 +36,6 @@ from llamaman.errors import (
     LlamaManError,
     ModelUnavailable,
     NotFound,
-    PortTaken,
     StoreCorrupt,
 )
 from llamaman.records import (
@@ -58,19 +57,6 @@ CALL_TIMEOUT_S = 600.0
 _STILL = frozenset({State.SLEEPING, State.STOPPED, State.FAILED})
 
 T = TypeVar("T")
-
-
-class Doors(Protocol):
-    """Public ports of instances: bound before a launch is accepted, so that the socket is the reservation."""
-
-    def reserve(self, port: int) -> socket.socket:
-        """Bind and listen; raises PortTaken."""
-
-    async def open(self, instance_id: str, port: int, sock: socket.socket | None) -> None:
-        """Serve it."""
-
-    async def close(self, instance_id: str) -> None:
-        """Stop serving it and free the port."""
 
 
 class Confirmation(Conflict):
@@ -113,8 +99,6 @@ class Instances:
         self._all: dict[str, Instance] = {}
         self._by_path: dict[Path, list[Instance]] = {}
         self._supervisors: dict[str, Supervisor] = {}
-        self._open: set[str] = set()
-        self._sockets: dict[str, socket.socket] = {}
         self._breaker = Breaker()
         self._listeners: list[Callable[[Instance, State | None], None]] = []
         self._starts = ThreadPoolExecutor(8, "start")
@@ -122,7 +106,7 @@ class Instances:
         self._inspects = ThreadPoolExecutor(4, "inspect")
         self._writer = ThreadPoolExecutor(1, "instance-writer")
         self._removed: set[str] = set()
-        self._ports = asyncio.Lock()
+        self._ports = InstancePorts(parts.doors, parts.public_ports, parts.internal_ports)
         self._admission = asyncio.Lock()  # one launch at a time decides what fits, in the order of asking
         self._closing = False
         self._services = Services(
@@ -136,9 +120,9 @@ class Instances:
             connect=parts.connect,
             changed=self._changed,
             diagnose=parts.diagnose,
-            release_internal=self._release_internal,
-            release_port=self._release_port,
-            open_port=self._open_port,
+            release_internal=self._ports.release_internal,
+            release_port=self._ports.release,
+            open_port=self._ports.open,
             idle_timeout_s=self._idle_timeout_s,
             breaker=self._breaker,
             load_timeout_s=parts.load_timeout_s,
@@ -190,7 +174,7 @@ class Instances:
 
     def next_port(self) -> int | None:
         """The first free public port, or None."""
-        return self._p.public_ports.peek(self._is_free)
+        return self._ports.next_free()
 
     # --- for the event loop --------------------------------------------------------------------------
 
@@ -302,7 +286,7 @@ class Instances:
         for instance in self._snapshot():  # all before any is opened: nobody gets the port of another
             if own[instance.id] is not None or instance.state not in (State.STOPPED, State.FAILED):
                 with contextlib.suppress(LlamaManError):  # opening it says so
-                    self._p.public_ports.claim(instance.port, instance.id, _held)
+                    self._ports.keep(instance)
         for instance in self._snapshot():
             if (index := own[instance.id]) is not None:
                 await self._adopt(instance, handles[index][1])
@@ -333,35 +317,20 @@ class Instances:
         instance.state = State.STARTING  # nobody may be served before there is a connection to the engine
         instance.handle = handle
         if handle.address.port:
-            instance.internal_port = handle.address.port
-            with contextlib.suppress(LlamaManError):  # outside a range that was changed: nobody else gets it
-                self._p.internal_ports.claim(handle.address.port, instance.id, _held)
+            self._ports.keep_internal(instance, handle.address.port)
         supervisor = self._supervisors[instance.id]
         if instance.desired != "running":  # its stop was under way when the last manager ended
             supervisor.post(m.Stop(instance.desired, "boot", "stop completed at boot", 0))
             if instance.desired == "stopped":
                 return
         try:
-            await self._open_some_port(instance)
+            await self._ports.open_some(instance)
         except LlamaManError as error:
             reason = f"its port could not be opened at boot: {error.message}"
             supervisor.post(m.Stop("stopped", "boot", reason, 0))
         else:
             if instance.desired == "running":
                 supervisor.post(m.Adopted(handle))
-
-    async def _open_some_port(self, instance: Instance) -> None:
-        """Its own port, or another if somebody else has taken that: the engine behind it is worth more."""
-        wanted = instance.port
-        try:
-            await self._open_port(instance)
-        except LlamaManError:
-            self._p.public_ports.release(instance.id)
-            await self._open_port(instance)
-        if instance.port != wanted:
-            log.warning(
-                "instance %s: port %d is taken; it is served on %d", instance.id, wanted, instance.port
-            )
 
     async def _resettle(self, instance: Instance, stored: Mapping[str, Any]) -> None:
         """No process: a record that said it ran sleeps if a request may wake it, else it is stopped."""
@@ -374,14 +343,14 @@ class Instances:
             instance.reason = "its process was gone when LlamaMan started"
         if instance.state is State.SLEEPING:
             try:
-                self._p.public_ports.claim(instance.port, instance.id, _held)
-                await self._open_port(instance)
+                self._ports.keep(instance)
+                await self._ports.open(instance)
             except LlamaManError as error:
                 instance.state = State.STOPPED
                 instance.desired = "stopped"
                 instance.reason = f"its port could not be opened at boot: {error.message}"
         if instance.state is State.STOPPED:
-            await self._release_port(instance)
+            await self._ports.release(instance)
         if instance.document() != stored:
             try:
                 await self._persist(instance)
@@ -434,7 +403,7 @@ class Instances:
     ) -> InstanceView:
         self._refuse_if_closing()
         instance_id = str(uuid.uuid4())
-        port, sock = self._claim_port(request.port, instance_id)
+        port = self._ports.claim(request.port, instance_id)
         instance = Instance(
             id=instance_id,
             model=model.name,
@@ -453,12 +422,10 @@ class Instances:
             engine=resolved.engine.name,
             config_hash=resolved.config_hash,
         )
-        self._sockets[instance_id] = sock
         try:
             await self._write(instance)
         except BaseException:
-            self._sockets.pop(instance_id).close()
-            self._p.public_ports.release(instance_id)
+            self._ports.unclaim(instance_id)
             raise
         self._enter(instance)
         self._changed(instance, None)
@@ -532,19 +499,6 @@ class Instances:
                 retry_after=30,
             )
 
-    def _claim_port(self, port: int | None, owner: str) -> tuple[int, socket.socket]:
-        bound: dict[int, socket.socket] = {}
-
-        def bind(candidate: int) -> bool:
-            try:
-                bound[candidate] = self._p.doors.reserve(candidate)
-            except PortTaken:
-                return False
-            return True
-
-        claimed = self._p.public_ports.claim(port, owner, bind)
-        return claimed, bound[claimed]
-
     async def _plan(self, instance: Instance, generation: int) -> LaunchPlan:
         self._refuse_if_closing()
         resolved = await self._in(
@@ -554,8 +508,7 @@ class Instances:
         instance.engine = resolved.engine.name
         instance.runtime = resolved.runtime.name
         instance.config_hash = resolved.config_hash
-        port = self._p.internal_ports.claim(None, instance.id, _free_on_loopback)
-        instance.internal_port = port
+        port = self._ports.claim_internal(instance)
         return planner.plan(instance, generation, resolved, port, self._p.sources)
 
     # --- stopping ------------------------------------------------------------------------------------
@@ -599,7 +552,7 @@ class Instances:
             before, instance.overrides = instance.overrides, overrides
             if instance.state in _STILL and not instance.handle:
                 instance.options = resolved.options
-                await self._reserve_port(instance)
+                await self._ports.reserve(instance)
                 await supervisor.tell(want)
                 return instance.view()
             # "sleeping" keeps the port, and requests that come meanwhile wait for the new process. The want
@@ -612,21 +565,6 @@ class Instances:
                 await self._persist(instance)
             raise LaunchError(f"the instance was not restarted: {instance.reason}")
         return instance.view()
-
-    async def _reserve_port(self, instance: Instance) -> None:
-        """A port for an instance that gave its own back, or is about to."""
-        async with self._ports:
-            if instance.id in self._open or instance.id in self._sockets:
-                return
-            self._p.public_ports.release(instance.id)
-            instance.port, self._sockets[instance.id] = self._reclaim_port(instance)
-
-    def _reclaim_port(self, instance: Instance) -> tuple[int, socket.socket]:
-        """Its old port if that is free, else the first free one."""
-        try:
-            return self._claim_port(instance.port, instance.id)
-        except LlamaManError:
-            return self._claim_port(None, instance.id)
 
     async def _remove(self, instance_id: str, actor: str) -> None:
         instance = self._require(instance_id)
@@ -650,42 +588,13 @@ class Instances:
         if not self._by_path[instance.model_path]:
             del self._by_path[instance.model_path]
         await supervisor.close()  # first, so that nothing it was still told starts a process
-        await self._release_port(instance)
-        self._release_internal(instance)
+        await self._ports.release(instance, forgotten=True)
+        self._ports.release_internal(instance)
         await self._in(self._inspects, self._p.discard_log, instance.log_path)
         self._removed.discard(instance_id)
         self._publish(instance, None, "removed", actor)
 
     # --- what supervisors use ------------------------------------------------------------------------
-
-    async def _open_port(self, instance: Instance) -> None:
-        async with self._ports:
-            if instance.id in self._open:
-                return
-            sock = self._sockets.pop(instance.id, None)
-            if sock is None and self._p.public_ports.owner_of(instance.port) != instance.id:
-                instance.port, sock = self._reclaim_port(instance)
-            self._open.add(instance.id)
-            try:
-                await self._p.doors.open(instance.id, instance.port, sock)
-            except BaseException:
-                self._open.discard(instance.id)
-                raise
-
-    async def _release_port(self, instance: Instance) -> None:
-        async with self._ports:
-            if instance.id in self._all and instance.state not in (State.STOPPED, State.FAILED):
-                return  # it was started again meanwhile
-            if sock := self._sockets.pop(instance.id, None):
-                sock.close()
-            if instance.id in self._open:
-                self._open.discard(instance.id)
-                await self._p.doors.close(instance.id)
-            self._p.public_ports.release(instance.id)
-
-    def _release_internal(self, instance: Instance) -> None:
-        instance.internal_port = None
-        self._p.internal_ports.release(instance.id)
 
     async def _persist(self, instance: Instance) -> None:
         if instance.id in self._all and instance.id not in self._removed:
@@ -743,13 +652,6 @@ class Instances:
     def _log_path(self, instance_id: str) -> Path:
         return self._p.logs_dir / f"{instance_id}.log"
 
-    def _is_free(self, port: int) -> bool:
-        try:
-            self._p.doors.reserve(port).close()
-        except PortTaken:
-            return False
-        return True
-
     def _refuse_if_closing(self) -> None:
         if self._closing:
             raise ModelUnavailable("LlamaMan is ending; try again", retry_after=5)
@@ -796,18 +698,3 @@ def _own(instance: Instance, handles: Sequence[tuple[Runtime, Handle]]) -> int |
             continue
         return index
     return None
-
-
-def _held(_port: int) -> bool:
-    """A port that is ours already needs no proof."""
-    return True
-
-
-def _free_on_loopback(port: int) -> bool:
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            sock.bind((planner.ENGINE_HOST, port))
-        except OSError:
-            return False
-    return True
