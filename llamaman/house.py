@@ -10,7 +10,7 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from typing import Any, cast
 
 from llamaman.core import collector, planner
@@ -183,19 +183,19 @@ class House:
         jobs = asyncio.create_task(asyncio.to_thread(kernel.jobs.stop))  # no client waits for a long job
         ending = ModelUnavailable("LlamaMan is ending; try again", retry_after=10)
         asyncio.get_running_loop().call_later(SHUTDOWN_GRACE_S, self._pipeline.exchanges.end_all, ending)
-        await self._listeners.shutdown(SHUTDOWN_GRACE_S + LAST_WORDS_S)
-        await jobs
+        await _step("answers", self._listeners.shutdown(SHUTDOWN_GRACE_S + LAST_WORDS_S))
+        await _step("jobs", jobs)
         # A boot that failed half-way leaves what it adopted to the next one.
-        await kernel.instances.shutdown(stop_engines=self._serving)
+        await _step("instances", kernel.instances.shutdown(stop_engines=self._serving))
         for notifier in (self._records, self._transitions):
-            await asyncio.to_thread(notifier.close)
-        await asyncio.to_thread(kernel.hooks.shutdown, kernel.facades)
+            await _step("notifications", asyncio.to_thread(notifier.close))
+        await _step("plugins", asyncio.to_thread(kernel.hooks.shutdown, kernel.facades))
         if self._dashboard:
-            await asyncio.to_thread(self._dashboard.stop)
+            await _step("management", asyncio.to_thread(self._dashboard.stop))
         for runtime in kernel.runtimes.values():
             close = getattr(runtime, "close", None)
             if close:
-                await asyncio.to_thread(close)
+                await _step(f"runtime {runtime.name}", asyncio.to_thread(close))
 
     def _tell_plugins(self, instance: Instance, previous: State | None) -> None:
         self._transitions.put(
@@ -241,6 +241,14 @@ class House:
             except ValueError as error:
                 kernel.hooks.mark_broken(given.plugin, f"job '{given.value.name}': {error}")
         kernel.jobs.start()
+
+
+async def _step(what: str, work: Awaitable[object]) -> None:
+    """One step of the end; its failure must not keep the later ones, such as stopping engines, from happening."""
+    try:
+        await work
+    except Exception:
+        log.exception("ending %s failed", what)
 
 
 def _probe_engines(runtimes: Mapping[str, Runtime]) -> None:
