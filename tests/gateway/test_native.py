@@ -59,10 +59,10 @@ def test_which_slot_serves_whom_is_not_the_clients_choice() -> None:
 
 
 def test_paths_of_the_host_are_left_out() -> None:
-    reply = served("GET", "/props", {}, b'{"model_path":"/home/me/x.gguf","total_slots":2}').reply
+    reply = served("GET", "/props", {}, b'{"model_path":"/srv/models/x.gguf","total_slots":2}').reply
     assert reply is not None
     assert json.loads(reply.body) == {"total_slots": 2}
-    reply = served("GET", "/lora-adapters", {}, b'[{"id":0,"path":"/home/me/lora","scale":1.0}]').reply
+    reply = served("GET", "/lora-adapters", {}, b'[{"id":0,"path":"/srv/models/lora","scale":1.0}]').reply
     assert reply is not None
     assert json.loads(reply.body) == [{"id": 0, "scale": 1.0}]
 
