@@ -97,6 +97,7 @@ class Keys:
         self._by_digest: Mapping[str, KeyRecord] = MappingProxyType({})
         self._by_id: Mapping[str, KeyRecord] = MappingProxyType({})
         self._last_used: dict[str, float] = {}
+        self._identities: dict[str, Identity] = {}
         self._subscribers: list[Callable[[str], None]] = []
         self.refresh()
 
@@ -117,7 +118,10 @@ class Keys:
         if record is None or self._is_over(record):
             raise Unauthorized("Invalid API key")
         self._last_used[record.id] = self._clock()
-        return record.identity()
+        identity = self._identities.get(record.id)
+        if identity is None:  # made once per key, not per request; ids are never used again
+            identity = self._identities[record.id] = record.identity()
+        return identity
 
     def list(self) -> tuple[KeyRecord, ...]:
         """Every key that is not revoked, oldest first; expired ones are in it."""

@@ -374,14 +374,15 @@ class Pipeline:
         return False
 
     def _record(self, exchange: Exchange) -> None:
-        usage = exchange.meter.usage()
-        error = exchange.ended_by
+        meter = exchange.meter
         instance = self._p.registry.get(exchange.instance_id) if exchange.instance_id else None
         if instance:
-            ttft = usage.ttft_s * 1000 if usage.ttft_s is not None else None
-            self._p.registry.served(instance, usage.tokens_per_second, exchange.meter.prompt_per_second, ttft)
+            ttft = (meter.first - meter.started) * 1000 if meter.first is not None else None
+            self._p.registry.served(instance, meter.tokens_per_second, meter.prompt_per_second, ttft)
         if not self._p.hooks.has("post_forward"):
             return
+        usage = meter.usage()
+        error = exchange.ended_by
         left = exchange.request.is_gone and not exchange.request.answered
         outcome = "cancelled" if left else "error" if error or exchange.status >= 400 else "complete"
         self._p.record(
@@ -397,7 +398,7 @@ class Pipeline:
                 status=exchange.status,
                 stream=exchange.stream,
                 started=exchange.began,
-                duration_s=time.monotonic() - exchange.meter.started,
+                duration_s=time.monotonic() - meter.started,
                 queued_s=exchange.queued_s,
                 usage=usage,
                 outcome=outcome,  # type: ignore[arg-type] # one of the literals above

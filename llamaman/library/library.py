@@ -108,8 +108,9 @@ class Library:
         :raises ModelNotFound: with the candidates if the name is ambiguous.
         """
         snapshot = self._snapshot
-        if name in snapshot.runnable:  # the common case, on every request
-            return snapshot.by_name[name].view
+        found = snapshot.by_name.get(name)
+        if found is not None and found.view.runnable:  # the common case, on every request
+            return found.view
         return snapshot.by_name[find_name(name, snapshot.by_name, snapshot.runnable)].view
 
     def by_path(self, path: Path) -> ModelView:
