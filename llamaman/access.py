@@ -61,9 +61,3 @@ def access(level: Access) -> Callable[[_F], _F]:
         return view
 
     return mark
-
-
-def access_of(view: Callable[..., object]) -> Access:
-    """Return the level a view was marked with; unmarked views are MANAGE."""
-    level = getattr(view, ACCESS_ATTRIBUTE, Access.MANAGE)
-    return level if isinstance(level, Access) else Access.MANAGE

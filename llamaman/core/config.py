@@ -410,11 +410,6 @@ class Config:
         """The folder that receives downloads."""
         return self.models_dirs[0]
 
-    @property
-    def host_models_dir(self) -> Path:
-        """:attr:`models_dir` as the Docker host sees it."""
-        return self.host_models_dirs[0]
-
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Config:
         """Read and check the whole environment.

@@ -239,7 +239,6 @@ class Instances:
             live = {name: wanted[name] for name in launch.LIVE}
             instance.options = {**instance.options, **live}
             self._supervisors[instance.id].options_changed()
-            self._supervisors[instance.id].remember()
 
     async def ensure_running(
         self, model: ModelView, only: str | None, launcher: Launcher, *, embedding: bool

@@ -598,10 +598,6 @@ class Supervisor:
         if self.instance.state is State.READY:
             self._arm_idle()
 
-    def remember(self) -> None:
-        """Store what was changed about the instance outside of a transition."""
-        self._background(self._note())
-
     def _on_suspect(self) -> None:
         if self.instance.state is State.READY and self.instance.client:
             self._background(self._check_wedged(self.instance.generation))
