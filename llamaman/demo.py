@@ -108,17 +108,19 @@ def _demo() -> int:
             say(
                 "a model this small writes fluently and is often wrong; MODELS_DIR=... make demo takes a better one"
             )
-        print(what_next(place, key, name), flush=True)
         if os.environ.get("DEMO_EXIT") == "1":
+            print(what_next(place, key, name), flush=True)
             return 0
-        return keep_running(server, place)
+        return keep_running(server, place, what_next(place, key, name))
     finally:
         clean_up(server, place, undo)
 
 
-def keep_running(server: subprocess.Popen[bytes], place: Place) -> int:
-    """Wait for Ctrl-C (0), or for the manager to end by itself (DemoFailed)."""
+def keep_running(server: subprocess.Popen[bytes], place: Place, invitation: str) -> int:
+    """Say how to go on and wait for Ctrl-C (0), or for the manager to end by itself (DemoFailed)."""
     try:
+        # Inside the try: whoever reads "Ctrl-C" may press it before this process runs again.
+        print(invitation, flush=True)
         status = server.wait()
     except KeyboardInterrupt:
         return 0
