@@ -39,6 +39,21 @@ class Scope(StrEnum):
     ADMIN = "admin"
 
 
+class Role(StrEnum):
+    """What a user may do; a session has the scope of its user's role."""
+
+    VIEWER = "viewer"
+    MANAGER = "manager"
+    ADMIN = "admin"
+
+
+#: viewer = view: reads management, and does not ask models.
+SCOPE_OF: dict[Role, Scope] = {
+    Role.VIEWER: Scope.VIEW,
+    Role.MANAGER: Scope.MANAGE,
+    Role.ADMIN: Scope.ADMIN,
+}
+
 #: Which levels a scope opens. PUBLIC is open to everybody and NODE to nobody but peers.
 OPENS: dict[Scope, frozenset[Access]] = {
     Scope.VIEW: frozenset({Access.VIEW}),

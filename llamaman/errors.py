@@ -63,6 +63,19 @@ class Forbidden(LlamaManError):
     code = "forbidden"
 
 
+class SudoRequired(Forbidden):
+    """A session that must confirm its password first."""
+
+    code = "sudo_required"
+
+
+class Misdirected(LlamaManError):
+    """A Host that is none of our names: the request may come from a page that took over a name."""
+
+    status = 421
+    code = "misdirected"
+
+
 class NotFound(LlamaManError):
     """No such path, instance, key or preset."""
 
@@ -114,6 +127,13 @@ class UnsupportedMediaType(LlamaManError):
 
     status = 415
     code = "unsupported_media_type"
+
+
+class TooManyRequests(LlamaManError):
+    """Too many attempts, or too many at a time; ``retry_after`` says when to try again."""
+
+    status = 429
+    code = "too_many_requests"
 
 
 class QueueFull(LlamaManError):

@@ -23,13 +23,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who a request comes from, after authentication."""
+    """Who a request comes from, after authentication.
+
+    :ivar session: the public id of a session (no secret), for kind ``session`` alone.
+    """
 
     kind: Literal["none", "key", "session", "node", "local"]
     name: str
     scope: Scope | None = None
     key_id: str | None = None
     models: frozenset[str] | None = None  # None: every model
+    session: str | None = None
 
     @property
     def actor(self) -> str:

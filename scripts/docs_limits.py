@@ -15,6 +15,7 @@ from docs_markdown import PACKAGE, code, number, size, table
 
 from llamaman.gateway.dialect import InferenceRoute
 from llamaman.gateway.limits import Limits, default_body_budget_bytes
+from llamaman.limits import TABLE, Limit
 
 Unit = Literal["bytes", "s", ""]
 
@@ -59,8 +60,6 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
         Bound("gateway", "IN_ALL", "", "Log streams of all callers; more are answered 429."),
     ),
     "Management": (
-        Bound("dashboard", "MAX_BODY", "bytes", "A body; more is answered 413."),
-        Bound("dashboard", "MAX_DEPTH", "", "Levels of nesting in a body."),
         Bound("dashboard", "THREADS", "", "Management requests worked on at a time."),
         Bound("dashboard", "MAX_EVENTS", "", "Events in one answer."),
         Bound("core", "RING", "", "Events that are remembered per topic."),
@@ -132,10 +131,21 @@ def page() -> str:
             ),
         ),
     ]
+    for title in dict.fromkeys(each.section for each in TABLE):
+        declared = (
+            (code(each.name), _shown(each.value, each.unit), _with_answer(each))
+            for each in TABLE
+            if each.section == title
+        )
+        parts += [f"\n## {title}\n\n", table(("Limit", "Value", "Meaning"), declared)]
     for title, bounds in SECTIONS.items():
         rows = ((code(bound.name.strip("_")), _value(bound), bound.meaning) for bound in bounds)
         parts += [f"\n## {title}\n\n", table(("Limit", "Value", "Meaning"), rows)]
     return "".join(parts)
+
+
+def _with_answer(each: Limit) -> str:
+    return f"{each.meaning} More: {each.answer}." if each.answer else each.meaning
 
 
 def _connections() -> list[tuple[str, str, str]]:

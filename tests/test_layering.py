@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = {"access", "errors", "records", "version"}
+BASE = {"access", "errors", "limits", "records", "version"}
 KERNEL = BASE | {"hookspecs", "core"}
 MIDDLE = {"runtimes", "library", "gateway"}
 OUTER = {
@@ -34,6 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "version": set(),
     "access": set(),
     "errors": {"access"},
+    "limits": set(),
     "records": {"access", "errors"},
     "hookspecs": BASE,
     "core": BASE | {"hookspecs"},

@@ -17,12 +17,12 @@ from werkzeug.exceptions import HTTPException
 from llamaman.access import Access
 from llamaman.core.auth import authorise
 from llamaman.dashboard import rest
-from llamaman.dashboard.bodies import MAX_BODY
 from llamaman.dashboard.http import error_response, unexpected_response
 from llamaman.dashboard.mount import Seal, mount
 from llamaman.dashboard.services import Services
 from llamaman.errors import LlamaManError, MethodNotAllowed, NotFound, PluginError
 from llamaman.gateway.caller import HEADER, new_secret, unseal
+from llamaman.limits import MANAGEMENT_BODY
 from llamaman.records import RouteSet
 
 log = logging.getLogger(__name__)
@@ -115,7 +115,7 @@ def _require_auth(kernel: Services) -> Callable[[], bool]:
 def _bare_app(secret: bytes, seal: Seal, require_auth: Callable[[], bool]) -> Flask:
     """Flask with the gate first and our errors, and nothing mounted."""
     app = Flask("llamaman", static_folder=None, template_folder=None)
-    app.config.update(PROVIDE_AUTOMATIC_OPTIONS=False, MAX_CONTENT_LENGTH=MAX_BODY)
+    app.config.update(PROVIDE_AUTOMATIC_OPTIONS=False, MAX_CONTENT_LENGTH=MANAGEMENT_BODY)
     app.url_map.merge_slashes = False
     app.json.sort_keys = False  # type: ignore[attr-defined]  # the default provider's documented attribute
 
@@ -168,7 +168,7 @@ def _http_error(error: HTTPException) -> Response:
         return response
     body: dict[str, Any] = {"error": (error.description or error.name).rstrip(".")}
     if code == 413:
-        body = {"error": f"the request body is larger than {MAX_BODY} bytes"}
+        body = {"error": f"the request body is larger than {MANAGEMENT_BODY} bytes"}
     response = jsonify(body)
     response.status_code = code
     return response

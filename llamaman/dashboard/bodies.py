@@ -9,15 +9,27 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import Any, Final
 
 from llamaman.errors import InvalidField, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from llamaman.limits import MANAGEMENT_BODY as MAX_BODY
+from llamaman.limits import MANAGEMENT_DEPTH as MAX_DEPTH
 
-MAX_BODY: Final = 1 << 20
-MAX_DEPTH: Final = 64
 
-#: A check returns the value in the form the route works with, or raises InvalidField naming the field.
-Check = Callable[[str, Any], Any]
+@dataclass(frozen=True, slots=True)
+class Check:
+    """The rule of one field: called with its name and value, it returns the value in the form the route works with.
+
+    :ivar run: raises InvalidField naming the field.
+    :ivar schema: the same rule in JSON Schema (OpenAPI 3.1), for the API's description.
+    """
+
+    run: Callable[[str, Any], Any]
+    schema: Mapping[str, Any]
+
+    def __call__(self, name: str, value: Any) -> Any:
+        return self.run(name, value)
 
 
 def read_object(
@@ -76,14 +88,17 @@ def text(maximum: int) -> Check:
             raise InvalidField(name, f"{name} must not contain control characters")
         return value
 
-    return check
+    return Check(check, {"type": "string", "maxLength": maximum})
 
 
-def boolean(name: str, value: Any) -> bool:
-    """``true`` or ``false``."""
+def _boolean(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise InvalidField(name, f"{name} must be true or false, not {_kind(value)}")
     return value
+
+
+#: ``true`` or ``false``.
+boolean: Final = Check(_boolean, {"type": "boolean"})
 
 
 def integer(minimum: int, maximum: int) -> Check:
@@ -96,7 +111,7 @@ def integer(minimum: int, maximum: int) -> Check:
             raise InvalidField(name, f"{name} must be between {minimum} and {maximum}")
         return value
 
-    return check
+    return Check(check, {"type": "integer", "minimum": minimum, "maximum": maximum})
 
 
 def texts(count: int, maximum: int) -> Check:
@@ -110,17 +125,30 @@ def texts(count: int, maximum: int) -> Check:
             raise InvalidField(name, f"{name} has more than {count} entries")
         return tuple(one(name, item) for item in value)
 
-    return check
+    return Check(check, {"type": "array", "maxItems": count, "items": dict(one.schema)})
+
+
+def one_of(*allowed: str) -> Check:
+    """One of a few words."""
+
+    def check(name: str, value: Any) -> str:
+        if not isinstance(value, str) or value not in allowed:
+            raise InvalidField(name, f"{name} must be one of {', '.join(allowed)}")
+        return value
+
+    return Check(check, {"type": "string", "enum": list(allowed)})
 
 
 def nullable(check: Check) -> Check:
     """The same, or null."""
-    return lambda name, value: None if value is None else check(name, value)
+    return Check(
+        lambda name, value: None if value is None else check(name, value),
+        {"anyOf": [dict(check.schema), {"type": "null"}]},
+    )
 
 
-def anything(name: str, value: Any) -> Any:
-    """Leave the value to whoever owns its rules."""
-    return value
+#: Leaves the value to whoever owns its rules.
+anything: Final = Check(lambda name, value: value, {})
 
 
 def shown(name: str) -> str:

@@ -24,12 +24,18 @@ class Caller:
     """The caller of a management request.
 
     :ivar surface: the door it came through (``manage``, ``proxy`` or ``admin``).
-    :ivar peer: the client's address, None on a unix socket.
+    :ivar peer: the client's address (behind trusted proxies: the one that they name), None on a unix socket.
+    :ivar secure: the client's connection is encrypted, as far as we can know.
+    :ivar csrf: what the form field ``csrf_token`` must hold; None where there is neither session nor pre-session.
+    :ivar owns_machine: a loopback client of our own account or root, with no proxy between (``/setup`` without code).
     """
 
     identity: Identity
     surface: str
     peer: str | None = None
+    secure: bool = False
+    csrf: str | None = None
+    owns_machine: bool = False
 
 
 def new_secret() -> bytes:
@@ -46,8 +52,12 @@ def seal(caller: Caller, secret: bytes) -> bytes:
         "scope": identity.scope.value if identity.scope else None,
         "key_id": identity.key_id,
         "models": sorted(identity.models) if identity.models is not None else None,
+        "session": identity.session,
         "surface": caller.surface,
         "peer": caller.peer,
+        "secure": caller.secure,
+        "csrf": caller.csrf,
+        "owns_machine": caller.owns_machine,
     }
     payload = base64.urlsafe_b64encode(json.dumps(facts, separators=(",", ":")).encode())
     return _proof(payload, secret) + b"." + payload
@@ -71,8 +81,11 @@ def unseal(value: str | None, secret: bytes) -> Caller | None:
         Scope(facts["scope"]) if facts["scope"] else None,
         facts["key_id"],
         None if models is None else frozenset(models),
+        facts["session"],
     )
-    return Caller(identity, facts["surface"], facts["peer"])
+    return Caller(
+        identity, facts["surface"], facts["peer"], facts["secure"], facts["csrf"], facts["owns_machine"]
+    )
 
 
 def _proof(payload: bytes, secret: bytes) -> bytes:

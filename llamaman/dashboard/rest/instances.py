@@ -21,6 +21,16 @@ from llamaman.errors import InvalidField, NotFound
 from llamaman.gateway.log_stream import last_lines
 from llamaman.records import LaunchRequest, ModelView, RouteSet
 
+
+def _object(name: str, value: Any) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise InvalidField(name, f"{name} must be an object of launch options")
+    return value
+
+
+#: Launch options; ``options.py`` knows their rules.
+_AN_OBJECT = Check(_object, {"type": "object"})
+
 #: Fields of a launch body that are not launch options.
 _OF_REQUEST: dict[str, Check] = {
     "model_path": nullable(text(4096)),
@@ -62,7 +72,7 @@ def routes(kernel: Services) -> RouteSet:
     @blueprint.post("/api/instances/<id>/restart")
     @access(Access.MANAGE)
     def restart_instance(id: str) -> tuple[Response, int]:
-        given = fields({"confirm_overcommit": boolean, "options": _an_object}, optional=True)
+        given = fields({"confirm_overcommit": boolean, "options": _AN_OBJECT}, optional=True)
         options = given.get("options")
         view = kernel.instances.restart(
             id,
@@ -134,12 +144,6 @@ def _model(kernel: Services, given: dict[str, Any]) -> ModelView:
 
 def _look_up(kernel: Services, path: str | None, name: str) -> ModelView:
     return kernel.library.by_path(Path(path)) if path else kernel.library.find(name)
-
-
-def _an_object(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidField(name, f"{name} must be an object of launch options")
-    return value
 
 
 def _flag(name: str) -> bool:

@@ -1,0 +1,140 @@
+"""Every number that a client can run into at a door, declared once. Read by the code that enforces it and by the docs.
+
+A limit is a plain ``int``; :func:`limit` also puts it into :data:`TABLE`, from which ``docs/reference/limits.md``
+is written. Numbers of the kernel's inner workings (back-off, rotation) stay with the code that they steer.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final, Literal
+
+Unit = Literal["bytes", "s", ""]
+
+
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """One row of the table.
+
+    :ivar section: the heading under which the documentation lists it.
+    :ivar answer: the HTTP status of what goes beyond, or None where nothing is answered.
+    """
+
+    name: str
+    value: int
+    unit: Unit
+    section: str
+    meaning: str
+    answer: int | None
+
+
+TABLE: list[Limit] = []
+
+
+def limit(
+    name: str, value: int, meaning: str, *, section: str, unit: Unit = "", answer: int | None = None
+) -> int:
+    """Declare a limit and return its value.
+
+    :raises ValueError: the name is taken.
+    """
+    if any(other.name == name for other in TABLE):
+        raise ValueError(f"limit '{name}' is declared twice")
+    TABLE.append(Limit(name, value, unit, section, meaning, answer))
+    return value
+
+
+_BODIES = "Bodies"
+FORM_BODY: Final = limit(
+    "form_body", 16 << 10, "A form: /login, /setup, /logout.", section=_BODIES, unit="bytes", answer=413
+)
+MANAGEMENT_BODY: Final = limit(
+    "management_body", 1 << 20, "A body of the management API.", section=_BODIES, unit="bytes", answer=413
+)
+MANAGEMENT_DEPTH: Final = limit(
+    "management_depth", 64, "Levels of nesting in a management body.", section=_BODIES, answer=400
+)
+
+_STREAMS = "Open streams"
+STREAMS_PER_CALLER: Final = limit(
+    "streams_per_caller", 16, "Log and event streams of one session or key.", section=_STREAMS, answer=429
+)
+STREAMS_IN_ALL: Final = limit(
+    "streams_in_all", 512, "Log and event streams of all callers.", section=_STREAMS, answer=429
+)
+
+_ACCOUNTS = "Users, sessions and keys"
+USERS: Final = limit("users", 1000, "Users.", section=_ACCOUNTS, answer=409)
+USER_NAME: Final = limit("user_name", 128, "Characters of a user's name.", section=_ACCOUNTS, answer=400)
+PASSWORD_SHORTEST: Final = limit(
+    "password_shortest", 10, "Characters that a password has at least.", section=_ACCOUNTS, answer=400
+)
+PASSWORD_LONGEST: Final = limit(
+    "password_longest", 256, "Characters that a password has at most.", section=_ACCOUNTS, answer=400
+)
+SESSIONS_PER_USER: Final = limit(
+    "sessions_per_user", 50, "Sessions of one user; the oldest ends for a new one.", section=_ACCOUNTS
+)
+SESSION_IDLE_S: Final = limit(
+    "session_idle", 24 * 3600, "A session that nobody uses ends.", section=_ACCOUNTS, unit="s", answer=401
+)
+SESSION_LONGEST_S: Final = limit(
+    "session_longest", 14 * 86400, "Every session ends.", section=_ACCOUNTS, unit="s", answer=401
+)
+SUDO_S: Final = limit(
+    "sudo",
+    600,
+    "How long a confirmed password opens sensitive actions.",
+    section=_ACCOUNTS,
+    unit="s",
+    answer=403,
+)
+KEYS: Final = limit("keys", 1000, "API keys.", section=_ACCOUNTS, answer=409)
+NAME: Final = limit("name", 128, "Characters of a key's or a preset's name.", section=_ACCOUNTS, answer=400)
+KEY_MODELS: Final = limit(
+    "key_models", 256, "Models that a key may be limited to.", section=_ACCOUNTS, answer=400
+)
+
+_LOGINS = "Logins"
+HASHES_AT_ONCE: Final = limit("hashes_at_once", 2, "Passwords checked at the same time.", section=_LOGINS)
+HASHES_WAITING: Final = limit(
+    "hashes_waiting", 8, "Password checks that wait for a turn.", section=_LOGINS, answer=429
+)
+FAILURES_WINDOW_S: Final = limit(
+    "failures_window", 900, "How long a failed login counts.", section=_LOGINS, unit="s"
+)
+FAILURES_PER_ACCOUNT: Final = limit(
+    "failures_per_account",
+    5,
+    "Failed logins of one user name from one address, before a growing pause (1 to 60 s).",
+    section=_LOGINS,
+    answer=429,
+)
+FAILURES_PER_ADDRESS: Final = limit(
+    "failures_per_address",
+    30,
+    "Failed logins from one address, before the same.",
+    section=_LOGINS,
+    answer=429,
+)
+FAILURES_IN_ALL: Final = limit(
+    "failures_in_all", 300, "Failed logins from anywhere, before the same.", section=_LOGINS, answer=429
+)
+LONGEST_PAUSE_S: Final = limit(
+    "login_longest_pause",
+    60,
+    "The longest pause before another login is looked at.",
+    section=_LOGINS,
+    unit="s",
+)
+SETUP_CODES: Final = limit(
+    "setup_codes", 10, "Wrong set-up codes in one run of the manager.", section=_LOGINS, answer=429
+)
+
+_LISTS = "Lists"
+EVENTS_SHOWN: Final = limit("events_shown", 500, "Events in one answer; the newest.", section=_LISTS)
+AUDIT_SHOWN: Final = limit("audit_shown", 500, "Audit entries in one answer.", section=_LISTS)
+AUDIT_DAYS: Final = limit("audit_days", 90, "Days that the audit log is kept.", section=_LISTS)
+AUDIT_BYTES: Final = limit(
+    "audit_bytes", 100 << 20, "Size of the audit log; the oldest days go first.", section=_LISTS, unit="bytes"
+)
