@@ -24,16 +24,26 @@ METHODS = frozenset({"GET", "POST", "PUT", "PATCH", "DELETE"})
 MANAGEMENT = frozenset(
     {
         "api-keys",
+        "audit",
+        "doctor",
         "events",
         "instances",
         "llamaman",
+        "me",
         "models",
         "next-port",
+        "openapi.json",
         "plugins",
         "presets",
+        "requests",
         "routes",
+        "runtimes",
+        "sessions",
         "settings",
+        "setup-link",
         "system-info",
+        "users",
+        "why",
     }
 )
 
