@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -71,6 +71,7 @@ class Manager:
     :param binary: the llama-server it shall use, or None for the embedded engine.
     :param env: further environment variables, which win over ours.
     :param instance_ports: how many ports each of the two instance ranges has.
+    :param program: what to run instead of the CLI that belongs to this interpreter; it is given ``serve``.
     """
 
     def __init__(
@@ -80,8 +81,10 @@ class Manager:
         binary: Path | None = None,
         env: Mapping[str, str] | None = None,
         instance_ports: int = 8,
+        program: Sequence[str] | None = None,
     ) -> None:
         self.folder = folder
+        self.program = program or command()
         self.models = folder / "models"
         self.data = folder / "data"
         self.logs = folder / "logs"
@@ -142,7 +145,7 @@ class Manager:
         self._runtime_dir.mkdir(mode=0o700, exist_ok=True)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
-                [*command(), "serve"],
+                [*self.program, "serve"],
                 env=self.env,
                 stdin=subprocess.DEVNULL,
                 stdout=log,

@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-#: A TCP port of 127.0.0.1, or the path of a unix socket.
-Where = int | Path
+#: A TCP port of 127.0.0.1, an address and a port, or the path of a unix socket.
+Where = int | tuple[str, int] | Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +153,7 @@ def _connect(where: Where, seconds: float) -> socket.socket:
         sock.settimeout(seconds)
         sock.connect(str(where))
     else:
-        sock = socket.create_connection(("127.0.0.1", where), timeout=seconds)
+        address = where if isinstance(where, tuple) else ("127.0.0.1", where)
+        sock = socket.create_connection(address, timeout=seconds)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return sock
