@@ -28,6 +28,7 @@ class Caller:
     :ivar secure: the client's connection is encrypted, as far as we can know.
     :ivar csrf: what the form field ``csrf_token`` must hold; None where there is neither session nor pre-session.
     :ivar owns_machine: a loopback client of our own account or root, with no proxy between (``/setup`` without code).
+    :ivar host: the Host that was asked, to compare a Referer with; None where it was not given.
     """
 
     identity: Identity
@@ -36,6 +37,7 @@ class Caller:
     secure: bool = False
     csrf: str | None = None
     owns_machine: bool = False
+    host: str | None = None
 
 
 def new_secret() -> bytes:
@@ -58,6 +60,7 @@ def seal(caller: Caller, secret: bytes) -> bytes:
         "secure": caller.secure,
         "csrf": caller.csrf,
         "owns_machine": caller.owns_machine,
+        "host": caller.host,
     }
     payload = base64.urlsafe_b64encode(json.dumps(facts, separators=(",", ":")).encode())
     return _proof(payload, secret) + b"." + payload
@@ -84,7 +87,13 @@ def unseal(value: str | None, secret: bytes) -> Caller | None:
         facts["session"],
     )
     return Caller(
-        identity, facts["surface"], facts["peer"], facts["secure"], facts["csrf"], facts["owns_machine"]
+        identity,
+        facts["surface"],
+        facts["peer"],
+        facts["secure"],
+        facts["csrf"],
+        facts["owns_machine"],
+        facts["host"],
     )
 
 
