@@ -19,11 +19,14 @@ from llamaman.core.auth import authorise
 from llamaman.dashboard import rest
 from llamaman.dashboard.http import error_response, unexpected_response
 from llamaman.dashboard.mount import Seal, mount
+from llamaman.dashboard.openapi import Described, document
+from llamaman.dashboard.operation import operation_of
 from llamaman.dashboard.services import Services
 from llamaman.errors import LlamaManError, MethodNotAllowed, NotFound, PluginError
 from llamaman.gateway.caller import HEADER, new_secret, unseal
 from llamaman.limits import MANAGEMENT_BODY
 from llamaman.records import RouteSet
+from llamaman.version import __version__
 
 log = logging.getLogger(__name__)
 
@@ -64,7 +67,10 @@ def create_app(
         rows = [*app_routes(app), *(loop_routes() if loop_routes else ())]
         return sorted({_row_order(row): row for row in rows}.values(), key=_row_order)
 
-    mount(app, seal, CORE, rest.route_sets(kernel, all_routes), bare)
+    def api_document() -> dict[str, Any]:
+        return document(all_routes(), described(app), version=__version__)
+
+    mount(app, seal, CORE, rest.route_sets(kernel, all_routes, api_document), bare)
     for owner in sorted(plugin_routes or {}):
         try:
             mount(app, seal, owner, (plugin_routes or {})[owner], bare)
@@ -90,6 +96,19 @@ def app_routes(app: Flask) -> list[RouteRow]:
         for method in (rule.methods or set()) - {"HEAD"}
     ]
     return sorted(rows, key=_row_order)
+
+
+def described(app: Flask) -> dict[tuple[str, str], Described]:
+    """(method, path) of every route that Flask serves -> what its view says about itself."""
+    found: dict[tuple[str, str], Described] = {}
+    names: set[str] = set()
+    for rule in app.url_map.iter_rules():
+        for method in sorted((rule.methods or set()) - {"HEAD"}):
+            name = rule.endpoint if rule.endpoint not in names else f"{method.lower()}:{rule.rule}"
+            names.add(name)
+            view = app.view_functions[rule.endpoint]
+            found[method, _pattern(rule.rule)] = Described(name, operation_of(view))
+    return found
 
 
 def route_table(kernel: Services) -> list[RouteRow]:

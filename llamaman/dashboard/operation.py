@@ -24,9 +24,11 @@ class Operation:
     :ivar fields: the body's fields; None when it takes no body.
     :ivar required: names of fields that must be there.
     :ivar optional: the whole body may be absent.
+    :ivar path: JSON Schema of the path's values by name; a text that is not empty where nothing is said.
     :ivar query: the query's fields.
     :ivar answers: status of a success -> (what it holds, JSON Schema of it or None).
-    :ivar refusals: statuses of refusals beyond those that every route has (400, 401, 403, 404, 413, 415).
+    :ivar refusals: statuses of refusals beyond those that every route has (``SHARED`` and
+        ``OF_CHANGES`` in ``openapi.py``).
     :ivar sudo: a session needs to have confirmed its password within ten minutes.
     """
 
@@ -34,6 +36,7 @@ class Operation:
     fields: Mapping[str, Check] | None = None
     required: tuple[str, ...] = ()
     optional: bool = False
+    path: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     query: Mapping[str, Check] = field(default_factory=dict)
     answers: Mapping[int, tuple[str, Mapping[str, Any] | None]] = field(
         default_factory=lambda: {200: ("Done.", None)}

@@ -29,6 +29,7 @@ EXPECTED = {
     ("GET", "/api/events"): "view",
     ("GET", "/api/system-info"): "view",
     ("GET", "/api/llamaman/version"): "view",
+    ("GET", "/api/openapi.json"): "view",
     ("POST", "/api/settings"): "admin",
     ("GET", "/api/plugins"): "admin",
     ("GET", "/api/api-keys"): "admin",

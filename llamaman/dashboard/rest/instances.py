@@ -12,8 +12,12 @@ from flask import Blueprint, Response, jsonify, request
 
 from llamaman.access import Access, access
 from llamaman.core import launch
-from llamaman.dashboard.bodies import Check, anything, boolean, nullable, text
+from llamaman.core.config import Config
+from llamaman.dashboard.answer_schemas import INSTANCE, TEXT, WHOLE, list_of, record, status
+from llamaman.dashboard.bodies import Check, boolean, nullable, text
 from llamaman.dashboard.http import fields, identity, json_body
+from llamaman.dashboard.input_schemas import LAUNCH_OPTIONS, OPTION_FIELDS
+from llamaman.dashboard.operation import operation
 from llamaman.dashboard.options import check_options
 from llamaman.dashboard.services import Services
 from llamaman.dashboard.shapes import instance_object
@@ -21,24 +25,33 @@ from llamaman.errors import InvalidField, NotFound
 from llamaman.gateway.log_stream import last_lines
 from llamaman.records import LaunchRequest, ModelView, RouteSet
 
-
-def _object(name: str, value: Any) -> dict[str, Any]:
-    if not isinstance(value, dict):
-        raise InvalidField(name, f"{name} must be an object of launch options")
-    return value
+_ID = {"id": {"type": "string", "format": "uuid"}}
+_INSTANCE = ("The instance.", INSTANCE)
 
 
-#: Launch options; ``options.py`` knows their rules.
-_AN_OBJECT = Check(_object, {"type": "object"})
+def _truth(name: str, value: Any) -> bool:
+    if value not in ("true", "false", "1", "0"):
+        raise InvalidField(name, f"{name} must be true or false")
+    return value in ("true", "1")
 
-#: Fields of a launch body that are not launch options.
-_OF_REQUEST: dict[str, Check] = {
-    "model_path": nullable(text(4096)),
-    "model": nullable(text(256)),
-    "port": anything,
-    "preset": nullable(text(128)),
-    "confirm_overcommit": boolean,
-}
+
+_QUERY_OF_STOP = {"force": Check(_truth, {"type": "string", "enum": ["true", "false", "1", "0"]})}
+_RESTART: dict[str, Check] = {"confirm_overcommit": boolean, "options": LAUNCH_OPTIONS}
+
+
+def _of_request(config: Config) -> dict[str, Check]:
+    """Fields of a launch body that are not launch options."""
+    ports = {"type": "integer", "minimum": config.port_range_start, "maximum": config.port_range_end}
+    port = Check(
+        lambda name, value: launch.validate_port(value, config), {"anyOf": [ports, {"type": "null"}]}
+    )
+    return {
+        "model_path": nullable(text(4096)),
+        "model": nullable(text(256)),
+        "port": port,
+        "preset": nullable(text(128)),
+        "confirm_overcommit": boolean,
+    }
 
 
 def routes(kernel: Services) -> RouteSet:
@@ -48,11 +61,17 @@ def routes(kernel: Services) -> RouteSet:
 
     @blueprint.get("/api/instances")
     @access(Access.VIEW)
+    @operation("List the instances.", answers={200: ("All instances.", list_of(INSTANCE))})
     def list_instances() -> Response:
         return jsonify([instance_object(view, prefix) for view in kernel.instances.views()])
 
     @blueprint.post("/api/instances")
     @access(Access.MANAGE)
+    @operation(
+        "Launch a model; returns before it is loaded.",
+        fields={**_of_request(kernel.config), **OPTION_FIELDS},
+        answers={201: ("The new instance.", INSTANCE)},
+    )
     def launch_instance() -> tuple[Response, int]:
         wanted = launch_request(kernel, json_body())
         view = kernel.instances.launch(wanted, identity().actor)
@@ -60,19 +79,33 @@ def routes(kernel: Services) -> RouteSet:
 
     @blueprint.get("/api/instances/<id>")
     @access(Access.VIEW)
+    @operation("Show an instance.", path=_ID, answers={200: _INSTANCE})
     def get_instance(id: str) -> Response:
         return jsonify(instance_object(kernel.instances.view(id), prefix))
 
     @blueprint.delete("/api/instances/<id>")
     @access(Access.MANAGE)
+    @operation(
+        "Stop an instance; force does not wait for its requests.",
+        path=_ID,
+        query=_QUERY_OF_STOP,
+        answers={200: ("It is stopped.", status("stopped"))},
+    )
     def stop_instance(id: str) -> Response:
-        kernel.instances.stop(id, identity().actor, force=_flag("force"))
+        kernel.instances.stop(id, identity().actor, force=_flag())
         return jsonify({"status": "stopped"})
 
     @blueprint.post("/api/instances/<id>/restart")
     @access(Access.MANAGE)
+    @operation(
+        "Start an instance again under the same id.",
+        path=_ID,
+        fields=_RESTART,
+        optional=True,
+        answers={201: _INSTANCE},
+    )
     def restart_instance(id: str) -> tuple[Response, int]:
-        given = fields({"confirm_overcommit": boolean, "options": _AN_OBJECT}, optional=True)
+        given = fields(_RESTART, optional=True)
         options = given.get("options")
         view = kernel.instances.restart(
             id,
@@ -84,17 +117,32 @@ def routes(kernel: Services) -> RouteSet:
 
     @blueprint.delete("/api/instances/<id>/remove")
     @access(Access.MANAGE)
+    @operation(
+        "Forget an instance that is stopped or failed.",
+        path=_ID,
+        answers={200: ("It is forgotten.", status("removed"))},
+    )
     def remove_instance(id: str) -> Response:
         kernel.instances.remove(id, identity().actor)
         return jsonify({"status": "removed"})
 
     @blueprint.get("/api/instances/<id>/logs")
     @access(Access.MANAGE)
+    @operation(
+        "Show the end of an instance's log.",
+        path=_ID,
+        answers={200: ("Its last lines, secrets masked.", record(lines=list_of(TEXT)))},
+    )
     def instance_logs(id: str) -> Response:
         return jsonify({"lines": last_lines(kernel.instances.view(id).log_path)})
 
     @blueprint.get("/api/next-port")
     @access(Access.VIEW)
+    @operation(
+        "Name the first free public port.",
+        answers={200: ("The port.", record(port=WHOLE))},
+        refusals=(409,),
+    )
     def next_port() -> tuple[Response, int]:
         port = kernel.instances.next_port()
         if port is None:
@@ -109,14 +157,14 @@ def launch_request(kernel: Services, body: dict[str, Any]) -> LaunchRequest:
 
     :raises InvalidField: naming the field.
     """
-    given = {name: check(name, body[name]) for name, check in _OF_REQUEST.items() if name in body}
-    port = launch.validate_port(given.get("port"), kernel.config)
-    options = check_options(kernel, {name: body[name] for name in body if name not in _OF_REQUEST})
+    own = _of_request(kernel.config)
+    given = {name: check(name, body[name]) for name, check in own.items() if name in body}
+    options = check_options(kernel, {name: body[name] for name in body if name not in own})
     model = _model(kernel, given)
     return LaunchRequest(
         model_path=model.path,
         options=options,
-        port=port,
+        port=given.get("port"),
         preset=given.get("preset"),
         confirm_overcommit=given.get("confirm_overcommit", False),
     )
@@ -146,8 +194,5 @@ def _look_up(kernel: Services, path: str | None, name: str) -> ModelView:
     return kernel.library.by_path(Path(path)) if path else kernel.library.find(name)
 
 
-def _flag(name: str) -> bool:
-    value = request.args.get(name, "false")
-    if value not in ("true", "false", "1", "0"):
-        raise InvalidField(name, f"{name} must be true or false")
-    return value in ("true", "1")
+def _flag() -> bool:
+    return bool(_QUERY_OF_STOP["force"]("force", request.args.get("force", "false")))

@@ -12,8 +12,11 @@ from typing import Any
 from flask import Blueprint, Response, jsonify
 
 from llamaman.access import Access, access
+from llamaman.dashboard.answer_schemas import PRESET, PRESETS, status
 from llamaman.dashboard.bodies import Check, boolean, text
 from llamaman.dashboard.http import fields, identity, json_body
+from llamaman.dashboard.input_schemas import OPTION_FIELDS
+from llamaman.dashboard.operation import operation
 from llamaman.dashboard.services import Services
 from llamaman.dashboard.shapes import plain
 from llamaman.errors import InvalidField, NotFound
@@ -22,6 +25,13 @@ from llamaman.records import RouteSet
 NOTE_LENGTH = 4096
 _KEPT: dict[str, Check] = {"favorite": boolean, "note": text(NOTE_LENGTH)}
 _ONE = "/api/presets/<path:model_path>"
+_PATH = {
+    "model_path": {
+        "type": "string",
+        "minLength": 1,
+        "description": "Path of the model's file without the first slash.",
+    }
+}
 
 
 def routes(kernel: Services) -> RouteSet:
@@ -30,16 +40,24 @@ def routes(kernel: Services) -> RouteSet:
 
     @blueprint.get("/api/presets")
     @access(Access.VIEW)
+    @operation("List the presets.", answers={200: ("By model path.", PRESETS)})
     def list_presets() -> Response:
         return jsonify({str(path): plain(preset) for path, preset in kernel.library.presets().items()})
 
     @blueprint.get(_ONE)
     @access(Access.VIEW)
+    @operation("Show a model's preset.", path=_PATH, answers={200: ("The preset.", PRESET)})
     def get_preset(model_path: str) -> Response:
         return jsonify(plain(_existing(kernel, model_path)))
 
     @blueprint.put(_ONE)
     @access(Access.MANAGE)
+    @operation(
+        "Save a model's launch options.",
+        path=_PATH,
+        fields={**OPTION_FIELDS, **_KEPT},
+        answers={200: ("It is saved.", status("saved"))},
+    )
     def put_preset(model_path: str) -> Response:
         body = json_body()
         path = _known(kernel, model_path)
@@ -50,6 +68,12 @@ def routes(kernel: Services) -> RouteSet:
 
     @blueprint.patch(_ONE)
     @access(Access.MANAGE)
+    @operation(
+        "Change a preset's note, or whether it is a favourite.",
+        path=_PATH,
+        fields=_KEPT,
+        answers={200: ("It is saved.", status("saved"))},
+    )
     def patch_preset(model_path: str) -> Response:
         changes = fields(_KEPT)
         before = _existing(kernel, model_path)
@@ -58,6 +82,9 @@ def routes(kernel: Services) -> RouteSet:
 
     @blueprint.delete(_ONE)
     @access(Access.MANAGE)
+    @operation(
+        "Delete a model's preset.", path=_PATH, answers={200: ("There is none now.", status("deleted"))}
+    )
     def delete_preset(model_path: str) -> Response:
         kernel.library.delete_preset(_path(model_path), identity().actor)
         return jsonify({"status": "deleted"})
