@@ -24,6 +24,12 @@ from llamaman.records import NOBODY, Identity
 log = logging.getLogger(__name__)
 
 
+def caller() -> Caller:
+    """The caller of the current request, and how the request came; behind the gate only."""
+    found: Caller = g.caller
+    return found
+
+
 def identity() -> Identity:
     """The caller of the current request."""
     caller: Caller | None = g.get("caller")
@@ -47,16 +53,30 @@ def fields(
     return pick(json_body(optional), checks, required)
 
 
+def agent() -> str:
+    """The client as it names itself, for display alone."""
+    return request.headers.get("User-Agent", "")
+
+
+def give_cookies(response: Response, *cookies: str) -> Response:
+    """Add ``Set-Cookie`` lines."""
+    for cookie in cookies:
+        response.headers.add("Set-Cookie", cookie)
+    return response
+
+
 def error_response(error: LlamaManError) -> Response:
     """One of our errors as an answer."""
     message = error.message
     if error.field and error.field not in message:
         message = f"{error.field}: {message}"
     body: dict[str, Any] = {"error": message}
-    if error.field:
+    if error.field is not None:  # an empty name is one that a body can have
         body["field"] = error.field
     if error.code == "confirm_required":
         body["confirm_required"] = True
+    if error.code == "sudo_required":
+        body["sudo_required"] = True
     if error.detail and allows(identity(), Access.MANAGE):
         body["detail"] = error.detail
     response = jsonify(body)
