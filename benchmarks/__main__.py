@@ -11,16 +11,21 @@ import dataclasses
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from benchmarks import columns, cycles, llamaman_proc, load, report, startup
+from benchmarks import columns, cycles, doors, llamaman_proc, load, report, startup, storm
 from llamaman.testing import processes
+from llamaman.testing.visitor import NoForm
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 T = TypeVar("T")
-FAILURES = (processes.NotReady, llamaman_proc.ManagerError, load.LoadError)
-ONLY = (*(scenario.name for scenario in columns.SCENARIOS), "startup", "cycles")
+FAILURES = (processes.NotReady, llamaman_proc.ManagerError, load.LoadError, NoForm)
+DOORS = ("auth", "storm", "logins", "revoke")
+ONLY = (*(scenario.name for scenario in columns.SCENARIOS), "startup", *DOORS, "cycles")
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -81,14 +86,28 @@ def main(argv: Sequence[str]) -> int:
         _say(f"the benchmark could not be run: {problem}")
         return 2
     started = part("startup", lambda: startup.measure(2 if wish.quick else 5))
+    locked = part("auth", lambda: doors.auth(rounds, seconds, _say))
+    stormy = part("storm", lambda: doors.logins_at_once(max(3.0, seconds), _say))
+    logins = part("logins", lambda: doors.refused_logins(10 if wish.quick else 40, _say))
+    revoked = part("revoke", lambda: doors.revoking(3 if wish.quick else 10, _say))
     leaks = part("cycles", lambda: cycles.run(count, _say))
     rows = report.comparison_rows(results)
     if "startup" in parts:
         rows += report.startup_rows(started)
+    for name, more in (
+        ("auth", report.auth_rows(locked)),
+        ("storm", report.storm_rows(stormy)),
+        ("logins", report.login_rows(logins)),
+        ("revoke", report.revoke_rows(revoked)),
+    ):
+        rows += more if name in parts else []
     if rows:
         sys.stdout.write(report.table(rows) + "\n")
     if started is not None and started.refused_with:
         sys.stdout.write(f"statuses before the first answer: {', '.join(map(str, started.refused_with))}\n")
+    for where, weather in _weather(stormy):
+        answers = ", ".join(f"{times} x {status}" for status, times in sorted(weather.statuses.items()))
+        sys.stdout.write(f"{doors.LOGINS:,} logins {where}: {answers}\n")
     if absent:
         missing[columns.LLAMAMAN] = absent
     for name, why in missing.items():
@@ -98,10 +117,24 @@ def main(argv: Sequence[str]) -> int:
     if leaks is not None:
         sys.stdout.write(cycles.text(leaks) + "\n")
     sys.stdout.write(f"at the end: {report.machine_facts()}\n")
+    measured: dict[str, DataclassInstance | None] = {
+        "startup": started,
+        "auth": locked,
+        "storm": stormy,
+        "logins": logins,
+        "revoke": revoked,
+        "cycles": leaks,
+    }
     if wish.json:
-        _write(wish.json, facts, results, rows, started, leaks)
+        _write(wish.json, facts, results, rows, measured)
     bad = any(row.target and not row.holds for row in rows) or (leaks is not None and bool(leaks.leaked))
     return 2 if broken else 1 if wish.strict and bad else 0
+
+
+def _weather(stormy: doors.Stormy | None) -> list[tuple[str, storm.Weather]]:
+    if stormy is None:
+        return []
+    return [("on a quiet manager", stormy.weather), ("beside streams", stormy.streaming_weather)]
 
 
 def _compare(
@@ -125,8 +158,7 @@ def _write(
     facts: str,
     results: columns.Results,
     rows: Sequence[report.Row],
-    started: startup.Startup | None,
-    leaks: cycles.Leaks | None,
+    parts: Mapping[str, DataclassInstance | None],
 ) -> None:
     rounds = {
         name: {column: [dataclasses.asdict(one) for one in many] for column, many in by_column.items()}
@@ -136,8 +168,7 @@ def _write(
         "machine": facts,
         "rows": [dataclasses.asdict(row) for row in rows],
         "rounds": rounds,
-        "startup": dataclasses.asdict(started) if started else None,
-        "cycles": dataclasses.asdict(leaks) if leaks else None,
+        **{name: dataclasses.asdict(part) if part else None for name, part in parts.items()},
     }
     path.write_text(json.dumps(everything, indent=1) + "\n")
 

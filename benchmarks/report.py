@@ -10,11 +10,12 @@ from __future__ import annotations
 import os
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.columns import DIRECT, LLAMAMAN, NGINX, Results
+from benchmarks.doors import LOGINS, STREAMS, Locked, Logins, Revoked, Stormy
 from benchmarks.load import Result
 from benchmarks.startup import Startup
 
@@ -80,6 +81,90 @@ def startup_rows(startup: Startup | None) -> list[Row]:
         row("idle memory (VmRSS)", "MB", startup.idle_mb, 90),
         row("the same, one instance", "MB", startup.serving_mb),
     ]
+
+
+def _own(
+    title: str,
+    unit: str,
+    value: float | None,
+    *,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    errors: Mapping[str, int] | None = None,
+) -> Row:
+    """A row of LlamaMan alone."""
+    failures = {LLAMAMAN: _counted(errors)} if errors else {}
+    target, holds = "", None
+    if at_least is not None:
+        target, holds = f">= {at_least:g} {unit}".rstrip(), None if value is None else value >= at_least
+    if at_most is not None:
+        target, holds = f"<= {at_most:g} {unit}".rstrip(), None if value is None else value <= at_most
+    return Row(title, unit, {LLAMAMAN: value}, None, target, holds and not failures, failures)
+
+
+def auth_rows(locked: Locked | None) -> list[Row]:
+    """Small calls with ``require_auth`` on beside off."""
+    title = "small calls, require_auth on/off"
+    if locked is None:
+        return [Row(title, "", {}, None, ">= 0.9")]
+    return [
+        _own("small calls, require_auth on", "req/s", locked.on),
+        _own("small calls, require_auth off", "req/s", locked.off),
+        _own(title, "", locked.ratio, at_least=0.9, errors=locked.errors),
+    ]
+
+
+def storm_rows(stormy: Stormy | None) -> list[Row]:
+    """What 1,000 logins at once do to memory, to the loop and to streams."""
+    memory, streams = f"memory for {LOGINS:,} logins", f"{STREAMS} streams beside them, loss"
+    lag = f"loop lag, {LOGINS:,} logins, p99"
+    if stormy is None:
+        missing = ((memory, "MB", "<= 200 MB"), (streams, "%", "<= 10 %"), (lag, "ms", "<= 50 ms"))
+        return [Row(title, unit, {}, None, target) for title, unit, target in missing]
+    calm, beside = stormy.weather, stormy.streaming_weather
+    return [
+        _own(memory, "MB", stormy.memory_mb, at_most=200, errors=calm.errors),
+        _own("loop lag, idle, p99", "ms", stormy.idle_lag_p99),
+        _own(lag, "ms", stormy.lag_p99, at_most=50),
+        _own("the same, longest", "ms", stormy.lag_max, at_most=50),
+        _own("until the last was answered", "s", calm.seconds),
+        _own(f"{STREAMS} streams alone", "chunks/s", stormy.chunks_before),
+        _own(f"{STREAMS} streams beside the logins", "chunks/s", stormy.chunks_during),
+        _own(
+            streams,
+            "%",
+            100 * (1 - stormy.chunks_during / stormy.chunks_before) if stormy.chunks_before else None,
+            at_most=10,
+            errors=beside.errors,
+        ),
+    ]
+
+
+def login_rows(logins: Logins | None) -> list[Row]:
+    """How long a refusal takes where the user exists, and where not."""
+    title = "known/unknown user, difference"
+    if logins is None:
+        return [Row(title, "%", {}, None, "<= 10 %")]
+    return [
+        _own("refused login, known user", "ms", logins.known),
+        _own("refused login, unknown user", "ms", logins.unknown),
+        _own(title, "%", 100 * logins.apart, at_most=10),
+    ]
+
+
+def revoke_rows(revoked: Revoked | None) -> list[Row]:
+    """How long a stream outlives its credential."""
+    return [
+        _own(title, "s", value, at_most=1)
+        for title, value in (
+            ("key revoked to stream's end", revoked.key if revoked else None),
+            ("user disabled to stream's end", revoked.user if revoked else None),
+        )
+    ]
+
+
+def _counted(errors: Mapping[str, int]) -> str:
+    return ", ".join(f"{times} x {what}" for what, times in sorted(errors.items()))
 
 
 def _rate(result: Result) -> float:
@@ -157,7 +242,7 @@ def _failures(by_column: dict[str, list[Result]]) -> dict[str, str]:
             for what, times in result.errors.items():
                 total[what] = total.get(what, 0) + times
         if total:
-            found[column] = ", ".join(f"{times} x {what}" for what, times in sorted(total.items()))
+            found[column] = _counted(total)
     return found
 
 
@@ -170,13 +255,13 @@ def verdict(row: Row) -> str:
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text."""
-    lines = [f"{'':<30}{'unit':>9}" + "".join(f"{name:>12}" for name in COLUMNS) + f"{'/nginx':>9}  target"]
+    lines = [f"{'':<33}{'unit':>9}" + "".join(f"{name:>12}" for name in COLUMNS) + f"{'/nginx':>9}  target"]
     failures: dict[str, None] = {}
     for row in rows:
         cells = "".join(f"{_number(row.values.get(name)):>12}" for name in COLUMNS)
         ratio = "-" if row.ratio is None else f"{row.ratio:.2f}"
         tail = f"{row.target}: {verdict(row)}" if row.target else ""
-        lines.append(f"{row.title:<30}{row.unit:>9}{cells}{ratio:>9}  {tail}".rstrip())
+        lines.append(f"{row.title:<33}{row.unit:>9}{cells}{ratio:>9}  {tail}".rstrip())
         for column, what in row.failures.items():
             failures[f"failures in {column}, {row.title}: {what}"] = None
     return "\n".join([*lines, *failures])

@@ -9,7 +9,9 @@ import json
 import os
 import socket
 import stat
+import socketserver
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import load, report, standin
+from benchmarks import doors, load, report, standin, storm
 from benchmarks.load import Client, Job, Result
 from llamaman.testing import processes, wire
 
@@ -332,3 +334,63 @@ def test_a_target_does_not_hold_on_answers_that_failed() -> None:
     row = report.comparison_rows({"calls16": rounds})[0]
     assert report.verdict(row) == "MISSED"
     assert "2 x status 503" in report.table([row])
+
+
+def test_a_missed_target_of_the_locks_is_printed_and_one_that_was_not_measured_is_not_held() -> None:
+    slow = doors.Locked(on=80, off=100, ratio=0.8, errors={})
+    failed = doors.Locked(on=95, off=100, ratio=0.95, errors={"status 401": 3})
+    assert [report.verdict(report.auth_rows(each)[-1]) for each in (slow, failed)] == ["MISSED", "MISSED"]
+    assert [report.verdict(row) for row in report.auth_rows(None)] == ["not measured"]
+    apart = report.login_rows(doors.Logins(known=100, unknown=112))[-1]
+    assert (apart.values["llamaman"], report.verdict(apart)) == (pytest.approx(12), "MISSED")
+    calm = storm.Weather({"303": 1000}, {}, 1.0, 1.0, 1.0)
+    rows = report.storm_rows(doors.Stormy(150, 1000, 950, 20, 60, 1, calm, calm))
+    verdicts = {row.title: report.verdict(row) for row in rows if row.target}
+    assert list(verdicts.values()) == ["holds", "holds", "MISSED", "holds"], verdicts
+    assert {report.verdict(row) for row in report.storm_rows(None)} == {"not measured"}
+
+
+# --- the storm of logins
+
+
+@pytest.fixture
+def login_page() -> Iterator[tuple[int, list[tuple[str, bytes]]]]:
+    """A port where every login is refused, and who came with what."""
+    seen: list[tuple[str, bytes]] = []
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            head = b""
+            while not head.endswith(b"\r\n\r\n"):
+                head += self.rfile.readline()
+            length = next(int(each[15:]) for each in head.splitlines() if each.startswith(b"Content-Length:"))
+            seen.append((self.client_address[0], head + self.rfile.read(length)))
+            if b"drop" not in seen[-1][1]:
+                self.wfile.write(b"HTTP/1.1 401 Unauthorized\r\nContent-Length: 0\r\n\r\n")
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+        request_queue_size = 128
+
+    with Server(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield server.server_address[1], seen
+        server.shutdown()
+
+
+def test_every_login_of_a_storm_comes_from_an_address_of_its_own_with_its_form(
+    login_page: tuple[int, list[tuple[str, bytes]]],
+) -> None:
+    port, seen = login_page
+    forms = [{"csrf_token": "t", "username": "one"}, {"csrf_token": "t", "username": "two"}]
+    weather = storm.result(storm.start(storm.Storm(port, 60, "a=b", forms, time.monotonic() + 0.5)))
+    assert (weather.statuses, weather.errors) == ({"401": 60}, {})
+    assert len({address for address, _ in seen}) == 60
+    assert sum(data.endswith(b"username=two") for _, data in seen) == 30
+    assert all(b"\r\nCookie: a=b\r\n" in data for _, data in seen)
+
+
+def test_a_login_without_an_answer_is_a_failure(login_page: tuple[int, list[tuple[str, bytes]]]) -> None:
+    weather = storm.run(storm.Storm(login_page[0], 2, "a=b", [{"username": "drop"}], 0.0))
+    assert (weather.statuses, weather.errors) == ({}, {"closed without an answer": 2})
+    assert weather.latency_p50 is None

@@ -1,0 +1,308 @@
+"""What the locks cost: authentication per call, passwords under a storm of logins, revoking.
+
+Read by :mod:`benchmarks.__main__`. Guarantees that both sides of a comparison run in one session on one manager,
+interleaved and in an order that alternates, and that a figure which could not be taken is null.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from benchmarks import columns, llamaman_proc, load, storm
+from benchmarks.llamaman_proc import MODEL, Manager
+from llamaman.testing import processes
+from llamaman.testing.visitor import Visitor
+from llamaman.testing.wire import Request
+
+USER, PASSWORD = "bench", "a long enough bench password"
+WRONG = "a long and wrong bench password"
+LOGINS = 1000
+STREAMS = 16
+PROBE_S = 0.005
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """Small calls with ``require_auth`` on (with a key) and off (without), 16 connections."""
+
+    on: float
+    off: float
+    ratio: float
+    """The median of the rounds' ratios."""
+    errors: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Stormy:
+    """1,000 logins at once. Memory is MB (10^6 bytes) above the peak of the idle manager."""
+
+    memory_mb: float | None
+    chunks_before: float
+    chunks_during: float
+    lag_p99: float | None
+    """Milliseconds until /health is answered on a connection that is kept, asked every 5 ms, while nothing streams."""
+    lag_max: float | None
+    idle_lag_p99: float | None
+    weather: storm.Weather
+    streaming_weather: storm.Weather
+
+
+@dataclass(frozen=True, slots=True)
+class Logins:
+    """Medians of a refused login, milliseconds."""
+
+    known: float
+    unknown: float
+
+    @property
+    def apart(self) -> float:
+        """How far apart, as a share of the lesser."""
+        return abs(self.known - self.unknown) / min(self.known, self.unknown)
+
+
+@dataclass(frozen=True, slots=True)
+class Revoked:
+    """Seconds from the answer to a revocation to the end of a stream; the longest."""
+
+    key: float
+    user: float
+
+
+@contextlib.contextmanager
+def locked_manager() -> Iterator[Manager]:
+    """A manager with a user and an instance of the stand-in."""
+    with tempfile.TemporaryDirectory(prefix="llamaman-bench-") as folder:
+        manager = llamaman_proc.prepare(Path(folder) / "manager")
+        manager.env |= {"LLAMAMAN_ADMIN_USER": USER, "LLAMAMAN_ADMIN_PASSWORD": PASSWORD}
+        with manager:
+            llamaman_proc.launch(manager, 4 * STREAMS)
+            yield manager
+
+
+def auth(rounds: int, seconds: float, progress: Callable[[str], None]) -> Locked:
+    """Small calls with and without a key, round by round.
+
+    :raises llamaman_proc.ManagerError, load.LoadError: it could not be measured.
+    """
+    calls = next(each for each in columns.SCENARIOS if each.name == "calls16")
+    on, off = list[load.Result](), list[load.Result]()
+    with locked_manager() as manager:
+        key = {"Authorization": f"Bearer {manager.inference_key}"}
+        for number in range(rounds):
+            sides = [(True, key, on), (False, {}, off)]
+            for require_auth, headers, into in sides if number % 2 else reversed(sides):
+                progress(f"round {number + 1}/{rounds}: require_auth {'on' if require_auth else 'off'}")
+                manager.setting(require_auth=require_auth)
+                column = columns.Column(columns.LLAMAMAN, manager.proxy_port, headers)
+                into.append(load.run(calls.job(column, seconds)))
+    errors: dict[str, int] = {}
+    for each in (*on, *off):
+        for what, times in each.errors.items():
+            errors[what] = errors.get(what, 0) + times
+    pairs = zip(on, off, strict=True)
+    return Locked(
+        on=statistics.median(each.answers_per_second for each in on),
+        off=statistics.median(each.answers_per_second for each in off),
+        ratio=statistics.median(a.answers_per_second / b.answers_per_second for a, b in pairs),
+        errors=errors,
+    )
+
+
+# --- the storm --------------------------------------------------------------------------------------------
+
+
+def logins_at_once(seconds: float, progress: Callable[[str], None]) -> Stormy:
+    """1,000 logins while nothing else happens, for memory and lag; then the same while 16 streams run.
+
+    :raises llamaman_proc.ManagerError, load.LoadError: it could not be measured.
+    """
+    with locked_manager() as manager:
+        progress("logins: before")
+        Visitor(manager.port).log_in(USER, PASSWORD)  # the first one loads code
+        idle = _lag(manager, seconds, None)
+        peak_before = _peak_mb(manager, reset=True)
+        progress(f"logins: {LOGINS} at once")
+        calm = _lag(manager, seconds, _storm(manager, time.monotonic() + 1.5))
+        peak = _peak_mb(manager)
+    with locked_manager() as manager:  # a new one: failures are remembered
+        Visitor(manager.port).log_in(USER, PASSWORD)
+        full = next(each for each in columns.SCENARIOS if each.name == "streams16")
+        column = columns.Column(
+            columns.LLAMAMAN, manager.proxy_port, {"Authorization": f"Bearer {manager.inference_key}"}
+        )
+        progress("logins: 16 streams alone")
+        before = load.run(full.job(column, seconds)).events_per_second
+        progress(f"logins: {LOGINS} at once beside 16 streams")
+        with ThreadPoolExecutor(1) as pool:
+            process = storm.start(_storm(manager, time.monotonic() + 2.0))
+            time.sleep(1.5)  # all are connected by now, and the streams have 0.3 s to begin
+            streaming = pool.submit(load.run, full.job(column, seconds))
+            weather = storm.result(process)
+            during = streaming.result().events_per_second
+    return Stormy(
+        memory_mb=None if peak is None or peak_before is None else peak - peak_before,
+        chunks_before=before,
+        chunks_during=during,
+        lag_p99=load.percentile(calm.lags, 0.99),
+        lag_max=max(calm.lags, default=None),
+        idle_lag_p99=load.percentile(idle.lags, 0.99),
+        weather=calm.weather or storm.Weather({}, {}, 0.0, None, None),
+        streaming_weather=weather,
+    )
+
+
+def _storm(manager: Manager, at: float) -> storm.Storm:
+    visitor = Visitor(manager.port)
+    token = visitor.token("/login")
+    forms = [
+        {"csrf_token": token, "username": name, "password": password}
+        for name, password in ((USER, PASSWORD), (USER, WRONG), ("nobody", WRONG), ("somebody", PASSWORD))
+    ]
+    cookie = "; ".join(f"{name}={value}" for name, value in visitor.cookies.items())
+    return storm.Storm(manager.port, LOGINS, cookie, forms, at)
+
+
+@dataclass(frozen=True, slots=True)
+class _Probed:
+    lags: list[float]
+    weather: storm.Weather | None
+
+
+def _lag(manager: Manager, seconds: float, wind: storm.Storm | None) -> _Probed:
+    """Ask /health every 5 ms on one connection, from the storm's beginning until it is over and ``seconds`` passed."""
+    process = storm.start(wind) if wind else None
+    weather: list[storm.Weather] = []
+    over = threading.Event()
+
+    def wait() -> None:
+        if process:
+            weather.append(storm.result(process))
+        over.set()
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    lags: list[float] = []
+    time.sleep(max(0.0, wind.at - 0.05 - time.monotonic()) if wind else 0.0)
+    begun = time.monotonic()
+    request = f"GET /health HTTP/1.1\r\nHost: 127.0.0.1:{manager.port}\r\n\r\n".encode()
+    with contextlib.closing(
+        Request(manager.port, "GET", "/health", headers={"Connection": "keep-alive"}).sock
+    ) as line:
+        line.recv(65536)
+        while not over.is_set() or time.monotonic() - begun < seconds:
+            asked = time.perf_counter()
+            line.sendall(request)
+            line.recv(65536)
+            lag = time.perf_counter() - asked
+            lags.append(lag * 1000)
+            time.sleep(max(0.0, PROBE_S - lag))
+    waiting.join()
+    return _Probed(lags, weather[0] if weather else None)
+
+
+def _peak_mb(manager: Manager, *, reset: bool = False) -> float | None:
+    """The highest memory (VmHWM) of the manager and what it started, engines left out; ``reset`` begins anew."""
+    engines = manager.engines()
+    total = 0.0
+    for pid in _tree(manager.running.pid):
+        if pid in engines:
+            continue
+        try:
+            if reset:
+                Path(f"/proc/{pid}/clear_refs").write_text("5")
+            status = Path(f"/proc/{pid}/status").read_text()
+        except OSError:
+            return None
+        total += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
+    return total * 1024 / 1e6
+
+
+def _tree(root: int) -> set[int]:
+    parents = {pid: processes.parent(pid) for pid in processes.pids()}
+    found = {root}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+# --- one login, one revocation ----------------------------------------------------------------------------
+
+
+def refused_logins(pairs: int, progress: Callable[[str], None]) -> Logins:
+    """A wrong password for a user that is there and for one that is not, in turn, each from a new address.
+
+    :raises llamaman_proc.ManagerError: it could not be measured.
+    """
+    progress(f"logins: {pairs} pairs of a known and an unknown user")
+    took: dict[str, list[float]] = {USER: [], "absent": []}
+    with locked_manager() as manager:
+        visitor = Visitor(manager.port)
+        token = visitor.token("/login")
+        cookie = "; ".join(f"{name}={value}" for name, value in visitor.cookies.items())
+        for number in range(pairs + 1):
+            names = list(took) if number % 2 else list(reversed(took))
+            for name in names:
+                forms = [{"csrf_token": token, "username": name, "password": WRONG}]
+                weather = _one(
+                    storm.Storm(manager.port, 1, cookie, forms, 0.0), 2 * number + names.index(name)
+                )
+                if set(weather.statuses) != {"401"}:
+                    raise llamaman_proc.ManagerError(
+                        f"a wrong login answered {weather.statuses or weather.errors}"
+                    )
+                if number and weather.latency_p50 is not None:  # the first pair loads code
+                    took[name].append(weather.latency_p50)
+    return Logins(statistics.median(took[USER]), statistics.median(took["absent"]))
+
+
+def _one(wind: storm.Storm, number: int) -> storm.Weather:
+    """In this process: a new one for each login would be most of what is measured."""
+    return storm.run(wind, first=number)
+
+
+def revoking(times: int, progress: Callable[[str], None]) -> Revoked:
+    """Cut streams off by revoking their key and by disabling their user.
+
+    :raises llamaman_proc.ManagerError: it could not be measured.
+    """
+    progress(f"revoking: {times} times")
+    keys, users = list[float](), list[float]()
+    with locked_manager() as manager:
+        for number in range(times):
+            key = manager.key("inference")
+            stream = manager.ask(
+                MODEL, key=key.secret, stream=True, max_tokens=100_000, standin={"pace_ms": 20}
+            )
+            keys.append(_seconds_to_end(stream, partial(manager.revoke, key)))
+            name = f"user-{number}"
+            manager.manage("POST", "/api/users", {"name": name, "password": PASSWORD, "role": "manager"})
+            visitor = Visitor(manager.port)
+            visitor.log_in(name, PASSWORD)
+            token = visitor.call("GET", "/api/me").json()["csrf_token"]
+            body = {"model": MODEL, "stream": True, "max_tokens": 100_000, "standin": {"pace_ms": 20}}
+            body["messages"] = [{"role": "user", "content": "hello"}]
+            own = visitor.send("POST", llamaman_proc.CHAT, body, headers={"X-CSRF-Token": token})
+            disable = partial(manager.manage, "PATCH", f"/api/users/{name}", {"disabled": True})
+            users.append(_seconds_to_end(own, disable))
+    return Revoked(max(keys), max(users))
+
+
+def _seconds_to_end(stream: Request, end: Callable[[], object]) -> float:
+    with stream:
+        events = stream.events()
+        next(events)
+        begun = time.perf_counter()
+        end()
+        with contextlib.suppress(OSError, ValueError):
+            for _ in events:
+                pass
+        return time.perf_counter() - begun
