@@ -8,8 +8,8 @@ from __future__ import annotations
 import json
 import os
 import socket
-import stat
 import socketserver
+import stat
 import subprocess
 import threading
 import time
