@@ -1,0 +1,488 @@
+"""What people do with accounts: set up, log in, confirm, change passwords, manage users. Read by Flask and the boot.
+
+Everything here may block on the store and on a password's hash (0.2 s), so nothing of it runs on the event
+loop; :attr:`Accounts.sessions` has what the loop asks. No password, secret or hash leaves in an event, an
+error or a ``repr``.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from llamaman.access import OPENS, SCOPE_OF, Role
+from llamaman.core.accounts.hasher import Hasher, dummy_hash, is_outdated
+from llamaman.core.accounts.password_rules import check_password
+from llamaman.core.accounts.session_record import Opened, Session
+from llamaman.core.accounts.sessions import Sessions
+from llamaman.core.accounts.setup_code import SetupCode
+from llamaman.core.accounts.throttle import Throttle
+from llamaman.core.accounts.user_record import StoredUser, User, checked_role, checked_user_name, user_id
+from llamaman.core.accounts.users import Change, StoredUsers, Users
+from llamaman.core.events import Events
+from llamaman.core.secrets import RootSecret
+from llamaman.core.store import Store
+from llamaman.errors import (
+    ConfigError,
+    Conflict,
+    Forbidden,
+    InvalidField,
+    LlamaManError,
+    NotFound,
+    StoreError,
+    SudoRequired,
+    Unauthorized,
+)
+from llamaman.limits import USERS
+from llamaman.records import NOBODY, Identity
+
+__all__ = ["Accounts", "Opened"]
+
+log = logging.getLogger(__name__)
+
+_WRONG = "Invalid username or password"
+_EXISTS = "a user exists already; log in instead"
+
+
+class Accounts:
+    """See the module's docstring. Thread-safe.
+
+    To be made before anything else of a first boot writes to the store: users are never made over existing state.
+
+    :param clock: epoch seconds.
+    :param hasher: another one in tests.
+    :raises StoreCorrupt: users are gone although there is other state, or cannot be read.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        events: Events,
+        *,
+        root: RootSecret,
+        install_id: str,
+        data_dir: Path,
+        clock: Callable[[], float] = time.time,
+        hasher: Hasher | None = None,
+        throttle: Throttle | None = None,
+    ) -> None:
+        self.install_id = install_id
+        self.users = Users(store, clock=clock)
+        self.sessions = Sessions(store, self.users, events, root=root, clock=clock)
+        self.setup = SetupCode(data_dir, needed=not self.users.exists())
+        self._events = events
+        self._clock = clock
+        self._hasher = hasher or Hasher()
+        self._throttle = throttle or Throttle(time.monotonic)
+        self._dummy = dummy_hash()
+        self._setting_up = threading.Lock()
+
+    # --- coming in -----------------------------------------------------------------------------------
+
+    def login(
+        self, name: str, password: str, *, address: str | None, agent: str = "", previous: str | None = None
+    ) -> Opened:
+        """A new session for whoever knows the password.
+
+        :param previous: public id of the session that the browser had; it ends.
+        :raises Unauthorized: unknown, disabled, or a wrong password: all the same to the caller.
+        :raises TooManyRequests: after failures, or while too many passwords are being checked.
+        """
+        account = _account(name)
+        known = self.users.find(account)
+        try:
+            stored = self._proven(known, account, password, address)
+        except Unauthorized:
+            self._tell_session("login_failed", known, NOBODY, "a login failed", address=address)
+            raise
+        if previous is not None:
+            self._end_quietly(previous, by=stored.identity(previous))
+        return self._logged_in(self._with_current_hash(stored, password), address=address, agent=agent)
+
+    def set_up(
+        self,
+        name: str,
+        password: str,
+        *,
+        code: str | None,
+        owns_machine: bool,
+        address: str | None,
+        agent: str = "",
+    ) -> Opened:
+        """Make the first user, an administrator, and log them in.
+
+        :param owns_machine: the caller runs as our own account on this machine and needs no code.
+        :raises Conflict: there is a user. :raises Forbidden: a wrong code or none.
+        :raises TooManyRequests: too many wrong codes. :raises InvalidField: naming name or password.
+        """
+        self._refuse_a_second_first()
+        if not owns_machine:
+            self.setup.check(code)
+        name = checked_user_name(name)
+        check_password(password, name)
+        with self._setting_up:  # the password of one of many is hashed; the others find a user
+            self._refuse_a_second_first()
+            stored = self._make_first(name, password, created_by="setup")
+        return self._logged_in(stored, address=address, agent=agent)
+
+    def ensure_first(self, name: str, password: str | None) -> None:
+        """Take over LLAMAMAN_ADMIN_USER and LLAMAMAN_ADMIN_PASSWORD while no user exists.
+
+        :raises ConfigError: one of them is not what a form would take; the message does not repeat it.
+        """
+        if not password or self.users.exists():
+            return
+        try:
+            name = checked_user_name(name)
+            check_password(password, name)
+        except InvalidField as error:
+            variable = "LLAMAMAN_ADMIN_USER" if error.field == "name" else "LLAMAMAN_ADMIN_PASSWORD"
+            raise ConfigError(f"{variable} cannot be used: {error.message}") from None
+        try:
+            self._make_first(name, password, created_by="environment")
+        except Conflict:
+            log.info("LLAMAMAN_ADMIN_PASSWORD is not used: another node has made the first user")
+
+    # --- for oneself ---------------------------------------------------------------------------------
+
+    def confirm(self, identity: Identity, password: str, *, address: str | None) -> float:
+        """Open sensitive actions for this session, for SUDO_S; returns until when (epoch seconds).
+
+        :raises Forbidden: the password is wrong, or the caller is no session.
+        :raises TooManyRequests: as for a login.
+        """
+        session, stored = self._own(identity)
+        self._prove_again(stored, password, identity, address)
+        until = self.sessions.confirm(session.id)
+        self._tell_session("confirmed", stored, identity, "the password was confirmed", address=address)
+        return until
+
+    def change_password(
+        self, identity: Identity, current: str, new: str, *, address: str | None, agent: str = ""
+    ) -> Opened:
+        """Set one's own password. Every session of the user ends; this browser goes on with a new one.
+
+        :raises Forbidden: the current password is wrong, or the caller is no session.
+        :raises InvalidField: naming new. :raises TooManyRequests: as for a login.
+        """
+        _, stored = self._own(identity)
+        stored = self._prove_again(stored, current, identity, address)
+        check_password(new, stored.user.name, "new")
+        if new == current:
+            raise InvalidField("new", "new is the password that you have; choose another one")
+        password_hash = self._hasher.hash(new)
+
+        def with_password(known: StoredUser) -> StoredUser:
+            if known.generation != stored.generation:
+                raise Conflict(f"user '{stored.user.name}' was changed meanwhile; log in and try again")
+            return self._renewed(known, password_hash=password_hash)
+
+        changed = self._update(stored.user.id, with_password)
+        self._end_all(changed, by=identity, reason="the password was changed")
+        self._tell_user("changed", changed, identity.actor, "a user changed their password", ["password"])
+        return self.sessions.open(changed, address=address, agent=agent)
+
+    def require_sudo(self, identity: Identity) -> None:
+        """Pass a session whose password was confirmed lately, and every caller that is no session.
+
+        A key or a peer on the admin socket is no browser that somebody left open; its scope alone decides.
+
+        :raises SudoRequired: the password must be confirmed first.
+        :raises Unauthorized: nobody.
+        """
+        if identity.kind == "none":
+            raise Unauthorized("log in first")
+        if identity.kind == "session" and not self.sessions.is_confirmed(identity.session or ""):
+            raise SudoRequired(
+                "this needs your password again; confirm it with POST /api/me/sudo, then repeat"
+            )
+
+    # --- for others ----------------------------------------------------------------------------------
+
+    def create_user(self, name: str, password: str, role: Role | str, *, by: Identity) -> User:
+        """Make a user.
+
+        :raises InvalidField: naming name, password or role. :raises Forbidden: more than ``by`` holds.
+        :raises Conflict: the name is taken, or there are too many users.
+        """
+        name = checked_user_name(name)
+        role = checked_role(role)
+        _refuse_more_than(by, role)
+        check_password(password, name)
+        _refuse_taken(self.users.find(user_id(name)))
+        stored = self._new(name, self._hasher.hash(password), role, created_by=by.actor)
+
+        def decide(users: StoredUsers) -> list[Change]:
+            _refuse_taken(users.get(stored.user.id))
+            if len(users) >= USERS:
+                raise Conflict(f"there are {USERS} users already; delete some before making another")
+            return [stored]
+
+        self.users.commit(decide)
+        self._tell_user("created", stored, by.actor, "a user was created")
+        return self.users.get(name)
+
+    def change_user(
+        self,
+        name: str,
+        *,
+        role: Role | str | None = None,
+        disabled: bool | None = None,
+        password: str | None = None,
+        by: Identity,
+    ) -> User:
+        """Change what is given. Any change ends every session of the user.
+
+        :raises NotFound: no such user. :raises InvalidField: naming role or password.
+        :raises Forbidden: they hold, or would hold, more than ``by``. :raises Conflict: the last administrator.
+        """
+        stored = self.users.stored(name)
+        fields: dict[str, Any] = {}
+        if role is not None:
+            fields["role"] = checked_role(role)
+            _refuse_more_than(by, fields["role"])
+        if disabled is not None:
+            fields["disabled"] = disabled
+        password_hash = None
+        if password is not None:
+            check_password(password, stored.user.name)
+            _refuse_more_than(by, stored.user.role)
+            password_hash = self._hasher.hash(password)
+        told: list[str] = []
+
+        def changed_fields(known: StoredUser) -> StoredUser:
+            _refuse_more_than(by, known.user.role)
+            different = {
+                field: value for field, value in fields.items() if getattr(known.user, field) != value
+            }
+            told[:] = [*different, *(["password"] if password_hash else [])]
+            if not told:
+                return known
+            return self._renewed(known, password_hash=password_hash, **different)
+
+        changed = self._update(stored.user.id, changed_fields)
+        if told:
+            what = f"{' and '.join(told)} of the user changed"
+            self._end_all(changed, by=by, reason=what)
+            self._tell_user("changed", changed, by.actor, what, told)
+        return self.users.get(changed.user.id)
+
+    def delete_user(self, name: str, *, by: Identity) -> None:
+        """Delete a user and end their sessions. Keys that they made stay: revoke those apart.
+
+        :raises NotFound: no such user. :raises Forbidden: they hold more than ``by``.
+        :raises Conflict: the last administrator.
+        """
+        stored = self.users.stored(name)
+
+        def decide(users: StoredUsers) -> list[Change]:
+            known = users.get(stored.user.id)
+            if known is None:
+                raise NotFound(f"no user is called '{stored.user.name}' any more")
+            _refuse_more_than(by, known.user.role)
+            _refuse_no_admin(known, None, users)
+            return [known.user.id]
+
+        self.users.commit(decide)
+        self._end_all(stored, by=by, reason="the user was deleted")
+        self._tell_user("deleted", stored, by.actor, "a user was deleted")
+
+    def refresh(self) -> None:
+        """Take in what other nodes changed. Called by a job; cheap when nothing changed."""
+        self.users.refresh()
+        if self.users.exists():
+            self.setup.retire()
+        self.sessions.refresh()
+
+    # --- proving -------------------------------------------------------------------------------------
+
+    def _proven(
+        self, known: StoredUser | None, account: str, password: str, address: str | None
+    ) -> StoredUser:
+        """The user as of now, if this is their password. Takes as long for a user that does not exist."""
+        attempt = self._throttle.begin(account, address)
+        try:
+            right = self._hasher.verify(known.password_hash if known else self._dummy, password)
+        except LlamaManError:
+            self._throttle.withdraw(attempt)
+            raise
+        now = self.users.find(account)
+        if (
+            not right
+            or known is None
+            or now is None
+            or now.user.disabled
+            or now.generation != known.generation
+        ):
+            raise Unauthorized(_WRONG)
+        self._throttle.succeeded(attempt)
+        return now
+
+    def _prove_again(
+        self, known: StoredUser, password: str, identity: Identity, address: str | None
+    ) -> StoredUser:
+        try:
+            return self._proven(known, known.user.id, password, address)
+        except Unauthorized:
+            self._tell_session(
+                "confirm_failed", known, identity, "a wrong password was given", address=address
+            )
+            raise Forbidden("the password is wrong") from None
+
+    def _own(self, identity: Identity) -> tuple[Session, StoredUser]:
+        if identity.session is None:
+            raise Forbidden("only a user who is logged in can do this; an API key has no password")
+        try:
+            session = self.sessions.get(identity.session)
+        except NotFound:
+            raise Unauthorized("this session has ended; log in again") from None
+        return session, self.users.stored(session.user)
+
+    def _with_current_hash(self, stored: StoredUser, password: str) -> StoredUser:
+        """The password is known for a moment, so an imported or weaker hash is replaced; the login goes on anyway."""
+        if not is_outdated(stored.password_hash):
+            return stored
+        try:
+            password_hash = self._hasher.hash(password)
+            return self._update(
+                stored.user.id,
+                lambda known: (
+                    replace(known, password_hash=password_hash)
+                    if known.password_hash == stored.password_hash
+                    else known
+                ),
+            )
+        except LlamaManError as error:
+            log.warning(
+                "the password of '%s' keeps its old hash for now: %s", stored.user.name, error.message
+            )
+            return stored
+
+    # --- storing -------------------------------------------------------------------------------------
+
+    def _new(self, name: str, password_hash: str, role: Role, *, created_by: str) -> StoredUser:
+        now = self._clock()
+        user = User(user_id(name), name, role, False, now, now, created_by)
+        return StoredUser(user, password_hash, secrets.token_hex(8))
+
+    def _renewed(self, known: StoredUser, *, password_hash: str | None, **fields: Any) -> StoredUser:
+        """The user with other fields, and in a new generation: every session of the old one is dead."""
+        if password_hash is not None:
+            fields["password_changed"] = self._clock()
+        return StoredUser(
+            replace(known.user, **fields), password_hash or known.password_hash, secrets.token_hex(8)
+        )
+
+    def _make_first(self, name: str, password: str, *, created_by: str) -> StoredUser:
+        stored = self._new(name, self._hasher.hash(password), Role.ADMIN, created_by=created_by)
+
+        def decide(users: StoredUsers) -> list[Change]:
+            if users:
+                raise Conflict(_EXISTS)
+            return [stored]
+
+        self.users.commit(decide)
+        self.setup.retire()
+        self._tell_user("created", stored, created_by, "the first user was created")
+        return stored
+
+    def _refuse_a_second_first(self) -> None:
+        if self.users.exists():
+            raise Conflict(_EXISTS)
+
+    def _update(self, identifier: str, change: Callable[[StoredUser], StoredUser]) -> StoredUser:
+        result: list[StoredUser] = []
+
+        def decide(users: StoredUsers) -> list[Change]:
+            known = users.get(identifier)
+            if known is None:
+                raise NotFound(f"no user is called '{identifier}' any more")
+            changed = change(known)
+            _refuse_no_admin(known, changed, users)
+            result[:] = [changed]
+            return [] if changed == known else [changed]
+
+        self.users.commit(decide)
+        return result[0]
+
+    def _logged_in(self, stored: StoredUser, *, address: str | None, agent: str) -> Opened:
+        opened = self.sessions.open(stored, address=address, agent=agent)
+        self.users.saw_login(stored.user.id)
+        identity = stored.identity(opened.session.id)
+        self._tell_session("login", stored, identity, "a user logged in", address=address)
+        return opened
+
+    def _end_all(self, stored: StoredUser, *, by: Identity, reason: str) -> None:
+        """The change of generation has ended them already; this tells subscribers and clears the store."""
+        try:
+            self.sessions.end_of_user(stored.user.id, by=by, reason=reason)
+        except StoreError as error:
+            log.warning(
+                "dead sessions of '%s' stay in the store for now: %s", stored.user.name, error.message
+            )
+
+    def _end_quietly(self, session_id: str, *, by: Identity) -> None:
+        try:
+            self.sessions.end(session_id, by=by, reason="another login in the same browser")
+        except NotFound:
+            return  # it has ended by itself
+        except StoreError as error:
+            log.warning("session %s stays in the store for now: %s", session_id, error.message)
+
+    # --- telling -------------------------------------------------------------------------------------
+
+    def _tell_user(
+        self, kind: str, stored: StoredUser, actor: str, reason: str, fields: Sequence[str] = ()
+    ) -> None:
+        user = stored.user
+        data = {
+            "name": user.name,
+            "role": user.role.value,
+            "disabled": user.disabled,
+            "changed": list(fields),
+        }
+        self._events.publish("users", kind, data, actor=actor, reason=reason)
+
+    def _tell_session(
+        self, kind: str, stored: StoredUser | None, identity: Identity, reason: str, *, address: str | None
+    ) -> None:
+        # A name that no user has is left out: people type passwords into the wrong field.
+        data = {"id": identity.session, "user": stored.user.id if stored else None, "address": address}
+        self._events.publish("sessions", kind, data, actor=identity.actor, reason=reason)
+
+
+def _account(name: str) -> str:
+    """What failures are counted under; one key for all names that no user can have, however long they are."""
+    try:
+        return user_id(checked_user_name(name))
+    except InvalidField:
+        return ""
+
+
+def _refuse_taken(known: StoredUser | None) -> None:
+    if known is not None:
+        raise Conflict(f"there is a user '{known.user.name}' already")
+
+
+def _refuse_more_than(by: Identity, role: Role) -> None:
+    if by.scope is None or not OPENS[SCOPE_OF[role]] <= OPENS[by.scope]:
+        held = f"'{by.scope.value}'" if by.scope else "none"
+        raise Forbidden(f"a user with role '{role.value}' may do more than you (scope {held})")
+    if by.models is not None:
+        raise Forbidden("your key is limited to some models, and users are not; use a key without that limit")
+
+
+def _refuse_no_admin(known: StoredUser, changed: StoredUser | None, users: StoredUsers) -> None:
+    """Somebody must be able to log in and administer."""
+    if not known.is_active_admin or (changed is not None and changed.is_active_admin):
+        return
+    if not any(other.is_active_admin for other in users.values() if other.user.id != known.user.id):
+        raise Conflict(
+            f"'{known.user.name}' is the last administrator who can log in; make another user an administrator first"
+        )
