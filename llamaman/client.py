@@ -35,6 +35,10 @@ class Unreachable(LlamaManError):
     code = "unreachable"
 
 
+class Ambiguous(Unreachable):
+    """Several managers run here, and nothing says which is meant."""
+
+
 class Refused(LlamaManError):
     """The manager answered with an error, in its own words."""
 
@@ -46,11 +50,16 @@ class Refused(LlamaManError):
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """One manager. Either ``socket`` or ``url`` is set."""
+    """One manager. Either ``socket`` or ``url`` is set.
+
+    :ivar connect_s: seconds that connecting may take. :ivar answer_s: seconds that an answer may take.
+    """
 
     socket: Path | None = None
     url: str | None = None
     api_key: str | None = field(default=None, repr=False)
+    connect_s: float = CONNECT_S
+    answer_s: float = ANSWER_S
 
     def call(self, method: str, path: str, body: Any = None, query: Mapping[str, str] | None = None) -> Any:
         """Send a request and return the answer's JSON.
@@ -58,7 +67,7 @@ class Client:
         :param path: decoded; it is quoted here.
         :raises Unreachable: nobody answered. :raises Refused: the manager said no.
         """
-        connection, answer = self._send(method, path, body, query, ANSWER_S)
+        connection, answer = self._send(method, path, body, query, self.answer_s)
         try:
             data = answer.read(ANSWER_LIMIT + 1)
         except (OSError, HTTPException) as error:
@@ -69,12 +78,12 @@ class Client:
             raise Unreachable(f"the answer is larger than {ANSWER_LIMIT} bytes")
         return self._judge(answer, data)
 
-    def events(self, path: str) -> Iterator[Any]:
+    def events(self, path: str, query: Mapping[str, str] | None = None) -> Iterator[Any]:
         """The ``data:`` objects of a server-sent event stream, until the manager ends it.
 
         :raises Unreachable: nobody answered, or the stream fell silent. :raises Refused: the manager said no.
         """
-        connection, answer = self._send("GET", path, None, None, STREAM_SILENCE_S)
+        connection, answer = self._send("GET", path, None, query, STREAM_SILENCE_S)
         try:
             if answer.status != 200:
                 self._judge(answer, answer.read(ANSWER_LIMIT))
@@ -111,13 +120,13 @@ class Client:
 
     def _connection(self) -> HTTPConnection:
         if self.socket is not None:
-            return _UnixConnection(self.socket)
+            return _UnixConnection(self.socket, self.connect_s)
         parts = urlsplit(self.url or "")
         host = parts.hostname or "localhost"
         if parts.scheme == "https":
             context = ssl.create_default_context()
-            return HTTPSConnection(host, parts.port, timeout=CONNECT_S, context=context)
-        return HTTPConnection(host, parts.port, timeout=CONNECT_S)
+            return HTTPSConnection(host, parts.port, timeout=self.connect_s, context=context)
+        return HTTPConnection(host, parts.port, timeout=self.connect_s)
 
     def _prefix(self) -> str:
         return urlsplit(self.url).path.rstrip("/") if self.url else ""
@@ -145,8 +154,8 @@ class Client:
 class _UnixConnection(HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__("localhost", timeout=CONNECT_S)
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("localhost", timeout=timeout_s)
         self._path = path
 
     def connect(self) -> None:
@@ -176,7 +185,7 @@ def find_manager(environ: Mapping[str, str]) -> Client:
         return Client(socket=alive[0])
     if alive:
         nodes = ", ".join(path.stem for path in alive)
-        raise Unreachable(f"several managers run here ({nodes}); set LLAMAMAN_NODE_NAME to the one you mean")
+        raise Ambiguous(f"several managers run here ({nodes}); set LLAMAMAN_NODE_NAME to the one you mean")
     looked = ", ".join(str(folder) for folder in candidates(config.runtime_dir))
     raise Unreachable(
         f"no manager of this account runs here (looked in {looked}); start one with 'llamaman serve', "

@@ -41,11 +41,12 @@ ALLOWED: dict[str, set[str]] = {
     "runtimes": KERNEL,
     "library": KERNEL,
     "gateway": KERNEL,
-    "dashboard": KERNEL | MIDDLE,
+    "doctor": KERNEL | MIDDLE,
+    "dashboard": KERNEL | MIDDLE | {"doctor"},
     "": KERNEL | {"gateway"},  # re-exports the contracts that plugins implement, wherever they are written
     "builtin": KERNEL | MIDDLE,  # what LlamaMan registers through its own hooks
     "client": KERNEL | MIDDLE,
-    "cli": KERNEL | MIDDLE | OUTER | {"dashboard"},
+    "cli": KERNEL | MIDDLE | OUTER | {"dashboard", "doctor"},
     "boot": KERNEL | MIDDLE | {"builtin"},
     "house": KERNEL | MIDDLE | {"dashboard"},
     "serve": KERNEL | MIDDLE | {"boot", "house"},

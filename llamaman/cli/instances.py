@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from llamaman.cli.complete import instances
 from llamaman.cli.connect import instance_id, manager
 from llamaman.cli.output import age, emit_json, escape, json_option, say, table
 
@@ -12,9 +13,9 @@ from llamaman.cli.output import age, emit_json, escape, json_option, say, table
 @json_option
 def ps(as_json: bool) -> None:
     """List the instances."""
-    instances = manager().call("GET", "/api/instances")
+    found = manager().call("GET", "/api/instances")
     if as_json:
-        emit_json(instances)
+        emit_json(found)
         return
     heads = ("ID", "MODEL", "PORT", "STATUS", "ENGINE", "ACTIVE", "QUEUED", "CONTEXT", "STARTED", "REASON")
     rows = [
@@ -30,13 +31,13 @@ def ps(as_json: bool) -> None:
             age(item["started_at"]),
             item["reason"],
         )
-        for item in instances
+        for item in found
     ]
     table(heads, rows)
 
 
 @click.command()
-@click.argument("instance")
+@click.argument("instance", shell_complete=instances)
 @click.option("--force", is_flag=True, help="Do not wait for running requests.")
 @json_option
 def stop(instance: str, force: bool, as_json: bool) -> None:
@@ -48,7 +49,7 @@ def stop(instance: str, force: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("instance")
+@click.argument("instance", shell_complete=instances)
 @click.option("--yes", is_flag=True, help="Also when more models would run than LLAMAMAN_MAX_MODELS says.")
 @json_option
 def restart(instance: str, yes: bool, as_json: bool) -> None:
@@ -64,7 +65,7 @@ def restart(instance: str, yes: bool, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("instance")
+@click.argument("instance", shell_complete=instances)
 @json_option
 def rm(instance: str, as_json: bool) -> None:
     """Forget INSTANCE, which must be stopped or failed."""
@@ -75,7 +76,7 @@ def rm(instance: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.argument("instance")
+@click.argument("instance", shell_complete=instances)
 @click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until interrupted.")
 @json_option
 def logs(instance: str, follow: bool, as_json: bool) -> None:

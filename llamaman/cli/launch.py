@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import click
 
+from llamaman.cli.complete import models
 from llamaman.cli.connect import manager
 from llamaman.cli.output import emit_json, json_option, say
 from llamaman.client import Client, Refused
@@ -42,7 +43,7 @@ def _generated(command: _F) -> _F:
 
 
 @click.command(epilog="An option given as an empty string is left to the engine where that is possible.")
-@click.argument("model")
+@click.argument("model", shell_complete=models)
 @click.option("--port", type=click.IntRange(1, 65535), help="Public port; the first free one when left out.")
 @click.option(
     "-o", "--option", "pairs", multiple=True, metavar="NAME=VALUE", help="A launch option by its name."

@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from llamaman.cli.complete import models as model_names
 from llamaman.cli.connect import manager, model_path
 from llamaman.cli.output import emit_json, json_option, say, table
 from llamaman.client import Client, Refused
@@ -49,7 +50,7 @@ def list_(as_json: bool) -> None:
 
 
 @presets.command()
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 @json_option
 def get(model: str, as_json: bool) -> None:
     """Show MODEL's preset."""
@@ -62,7 +63,7 @@ def get(model: str, as_json: bool) -> None:
 
 
 @presets.command("set")
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 @click.argument("pairs", nargs=-1, required=True, metavar="NAME=VALUE...")
 @json_option
 def set_(model: str, pairs: tuple[str, ...], as_json: bool) -> None:
@@ -78,7 +79,7 @@ def set_(model: str, pairs: tuple[str, ...], as_json: bool) -> None:
 
 
 @presets.command()
-@click.argument("model")
+@click.argument("model", shell_complete=model_names)
 @json_option
 def delete(model: str, as_json: bool) -> None:
     """Forget MODEL's preset."""

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 import time
 from collections.abc import Callable, Sequence
+from datetime import datetime
 from typing import Any, TypeVar
 
 import click
@@ -60,12 +62,43 @@ def complain(sentence: str) -> None:
     click.echo(f"llamaman: {escape(sentence, keep=chr(10))}", err=True)
 
 
-def age(since: float | None) -> str | None:
-    """How long ago, in the largest fitting unit."""
-    if since is None:
+def moment(value: object) -> float | None:
+    """A time as the API gives it, epoch seconds or ISO-8601, in epoch seconds; None when it is none."""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return float(value)
+    try:
+        return datetime.fromisoformat(value).timestamp() if isinstance(value, str) else None
+    except ValueError:
         return None
-    seconds = max(0, int(time.time() - since))
+
+
+def clock(value: object) -> str | None:
+    """A time on this machine's clock, to the second."""
+    seconds = moment(value)
+    return None if seconds is None else time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def age(since: object) -> str | None:
+    """How long ago, in the largest fitting unit."""
+    start = moment(since)
+    if start is None:
+        return None
+    seconds = max(0, int(time.time() - start))
     for size, unit in ((86400, "d"), (3600, "h"), (60, "m")):
         if seconds >= size:
             return f"{seconds // size}{unit}"
     return f"{seconds}s"
+
+
+def confirmed(yes: bool, question: str) -> None:
+    """Go on only when somebody agrees.
+
+    :param yes: they did already, by ``--yes``.
+    :raises click.ClickException: they did not. :raises click.UsageError: there is nobody to ask.
+    """
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise click.UsageError("there is no terminal to ask at; give --yes if you mean it")
+    if not click.confirm(escape(question), err=True):
+        raise click.ClickException("nothing was changed")

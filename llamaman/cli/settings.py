@@ -60,6 +60,48 @@ def set_(name: str, value: str, as_json: bool) -> None:
         say(f"{name} is now {json.dumps(find(answer['settings'], name))}")
 
 
+@settings.command()
+@click.argument("name", required=False)
+@json_option
+def describe(name: str | None, as_json: bool) -> None:
+    """Show type, range, default, source and meaning of NAME, of a group of settings, or of all."""
+    rows = [row for row in manager().call("GET", "/api/settings/describe") if _is_within(row["name"], name)]
+    if not rows:
+        raise click.ClickException(f"no setting is named '{name}'; 'llamaman settings list' lists them")
+    if as_json:
+        emit_json(rows)
+        return
+    heads = ("SETTING", "TYPE", "ALLOWED", "DEFAULT", "VALUE", "FROM", "SCOPE", "MEANING")
+    cells = [
+        (
+            row["name"],
+            row["type"],
+            allowed(row),
+            json.dumps(row["default"]),
+            json.dumps(row["value"]),
+            f"environment ({row['env']})" if row["source"] == "environment" else row["source"],
+            row["scope"],
+            row["help"] if row["editable"] else f"{row['help']} (LlamaMan sets it itself)",
+        )
+        for row in rows
+    ]
+    table(heads, cells)
+
+
+def _is_within(name: str, wanted: str | None) -> bool:
+    return wanted is None or name == wanted or name.startswith(f"{wanted}.")
+
+
+def allowed(row: Mapping[str, Any]) -> str | None:
+    """The range of a setting, in words."""
+    if row["choices"]:
+        return "|".join(row["choices"])
+    least, most = row["minimum"], row["maximum"]
+    if least is None and most is None:
+        return None
+    return f"{'' if least is None else format(least, 'g')}..{'' if most is None else format(most, 'g')}"
+
+
 def flat(values: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
     """Nested settings as dotted names."""
     for name, value in values.items():

@@ -1,0 +1,134 @@
+"""``why``, ``requests`` and ``events``: what is going on, and why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import click
+
+from llamaman.cli.complete import targets
+from llamaman.cli.connect import manager
+from llamaman.cli.output import age, clock, emit_json, escape, json_option, say, table
+
+_EVENTS_SHOWN = 10
+
+
+@click.command()
+@click.argument("target", shell_complete=targets)
+@json_option
+def why(target: str, as_json: bool) -> None:
+    """Say why TARGET, a model or an instance's id, is as it is, with the facts and what happened last."""
+    answer = manager().call("GET", "/api/why", query={"target": target})
+    if as_json:
+        emit_json(answer)
+        return
+    click.echo(escape(answer["answer"]))
+    facts = [(name, answer.get(name)) for name in ("kind", "state", "reason", "actor")]
+    facts.append(("since", _ago(answer.get("since"))))
+    facts += [(f"breaker {name}", value) for name, value in (answer.get("breaker") or {}).items()]
+    click.echo()
+    table(("FACT", "VALUE"), [(name, value) for name, value in facts if value is not None])
+    if answer.get("instances"):
+        click.echo()
+        table(("INSTANCE", "PORT", "STATE", "REASON"), [_instance(item) for item in answer["instances"]])
+    if answer.get("events"):
+        click.echo()
+        recent = answer["events"][:_EVENTS_SHOWN]
+        table(
+            ("AGE", "EVENT", "ACTOR", "REASON"),
+            [(age(event["at"]), event["kind"], event["actor"], event["reason"]) for event in recent],
+        )
+
+
+@click.group()
+def requests() -> None:
+    """List or cancel requests that are being answered."""
+
+
+@requests.command("list")
+@json_option
+def list_(as_json: bool) -> None:
+    """List the inference requests in flight."""
+    found = manager().call("GET", "/api/requests")
+    if as_json:
+        emit_json(found)
+        return
+    heads = ("ID", "MODEL", "INSTANCE", "ACTOR", "ADDRESS", "API", "PHASE", "SECONDS", "PROMPT", "ANSWER")
+    rows = [
+        (
+            item["id"],
+            item["model"],
+            (item["instance_id"] or "")[:8],
+            item["actor"],
+            item["address"],
+            item["dialect"],
+            item["phase"],
+            None if item["seconds"] is None else f"{item['seconds']:.1f}",
+            item["prompt_tokens"],
+            item["completion_tokens"],
+        )
+        for item in found
+    ]
+    table(heads, rows)
+
+
+@requests.command()
+@click.argument("request_id", metavar="ID")
+@json_option
+def cancel(request_id: str, as_json: bool) -> None:
+    """End the request ID; its client gets an error, and the engine stops working on it."""
+    answer = manager().call("DELETE", f"/api/requests/{request_id}")
+    if as_json:
+        emit_json(answer)
+    else:
+        say(f"request {request_id} is cancelled")
+
+
+@click.command()
+@click.option(
+    "--topic", default="instances", show_default=True, help="instances, models, presets, keys, settings ..."
+)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until interrupted.")
+@json_option
+def events(topic: str, follow: bool, as_json: bool) -> None:
+    """Show what happened, newest last."""
+    client = manager()
+    if not follow:
+        found = client.call("GET", "/api/events", query={"topic": topic})
+        if as_json:
+            emit_json(found)
+        else:
+            table(("AT", "EVENT", "ACTOR", "SUBJECT", "REASON"), [_event(item) for item in found])
+        return
+    for item in client.events("/api/events/stream", {"topic": topic}):
+        if as_json:
+            emit_json(item)
+        else:
+            click.echo("  ".join(escape(cell or "-") for cell in _event(item)))
+
+
+def _event(item: Mapping[str, Any]) -> tuple[str | None, ...]:
+    data = item["data"]
+    subject = data.get("instance_id") or data.get("model") or data.get("name") or data.get("id")
+    return (
+        clock(item["at"]),
+        item["kind"],
+        item["actor"],
+        None if subject is None else str(subject),
+        item["reason"],
+    )
+
+
+def _instance(item: Mapping[str, Any]) -> tuple[object, ...]:
+    return (
+        str(item.get("id"))[:8],
+        item.get("port"),
+        item.get("state") or item.get("status"),
+        item.get("reason"),
+    )
+
+
+def _ago(since: object) -> str | None:
+    passed = age(since)
+    return None if passed is None else f"{passed} ago"

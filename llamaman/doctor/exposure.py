@@ -1,0 +1,147 @@
+"""``--security``, first half: what the configuration and the machine open, judged without a manager."""
+
+from __future__ import annotations
+
+import grp
+import ipaddress
+import os
+import stat
+import sys
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from llamaman.core.config import Config
+from llamaman.core.in_docker import detect_in_docker
+from llamaman.doctor.finding import Finding, fail, ok, skip, warn
+from llamaman.runtimes import sandbox
+from llamaman.runtimes.engines import find_binary
+from llamaman.runtimes.isolation import missing_isolation
+
+DOCKER_SOCKET = Path("/var/run/docker.sock")
+#: A trusted network of more addresses than this is rather the internet than a proxy.
+_PROXY_ADDRESSES = 1 << 16
+
+
+def check_bind(config: Config) -> list[Finding]:
+    """Who can reach the ports."""
+    if is_loopback(config.host):
+        return [ok("bind", f"the ports listen on {config.host}: only programs of this machine reach them")]
+    contained = config.in_docker if config.in_docker is not None else detect_in_docker()
+    if contained:
+        what = f"the ports listen on {config.host} inside a container: which are published decides who reaches them"
+        return [ok("bind", what)]
+    where = "every address of this machine" if config.host in ("0.0.0.0", "::") else config.host
+    cure = "set LLAMAMAN_HOST=127.0.0.1 and put a reverse proxy with TLS before it, or let a firewall decide"
+    return [warn("bind", f"the ports listen on {where}, so other machines reach them", cure)]
+
+
+def check_public_url(config: Config) -> list[Finding]:
+    """Whether browsers reach us encrypted, and whether we can tell."""
+    if config.public_url is None:
+        if is_loopback(config.host):
+            return [ok("tls", "other machines reach no port, so nothing crosses a network unencrypted")]
+        what = "passwords, keys and answers cross the network unencrypted, unless a proxy before LlamaMan speaks TLS"
+        return [
+            warn(
+                "tls",
+                what,
+                "put a reverse proxy with TLS before it and set LLAMAMAN_PUBLIC_URL to its address",
+            )
+        ]
+    parts = urlsplit(config.public_url)
+    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+        what = f"LLAMAMAN_PUBLIC_URL is {config.public_url}: passwords and keys cross the network unencrypted"
+        return [
+            warn(
+                "tls", what, "give the reverse proxy a certificate, and LLAMAMAN_PUBLIC_URL an https address"
+            )
+        ]
+    if parts.scheme == "https" and not config.trusted_proxies:
+        what = (
+            "LLAMAMAN_PUBLIC_URL is https, and no proxy is trusted: cookies lack Secure, and every client has the "
+            "proxy's address"
+        )
+        return [warn("tls", what, "set LLAMAMAN_TRUSTED_PROXIES to the proxy's address")]
+    return [ok("tls", f"browsers use {config.public_url}")]
+
+
+def check_proxies(config: Config) -> list[Finding]:
+    """Whose word about a client's address counts."""
+    wide = [network for network in config.trusted_proxies if network.num_addresses > _PROXY_ADDRESSES]
+    if wide:
+        names = ", ".join(map(str, wide))
+        what = f"LLAMAMAN_TRUSTED_PROXIES trusts {names}: whoever is in it can claim any address and pass the throttle"
+        return [fail("proxies", what, "name the proxy's own address only")]
+    names = ", ".join(map(str, config.trusted_proxies)) or "nobody"
+    return [ok("proxies", f"X-Forwarded-* headers count from {names}")]
+
+
+def check_docker(socket: Path = DOCKER_SOCKET) -> list[Finding]:
+    """Whether whoever takes over LlamaMan also has Docker, which is root on the host."""
+    network = skip("network", "no Docker runtime")
+    try:
+        status = socket.stat()
+    except OSError:
+        return [ok("docker", "there is no Docker socket here"), network]
+    if not stat.S_ISSOCK(status.st_mode) or not os.access(socket, os.R_OK | os.W_OK):
+        return [ok("docker", f"the Docker socket {socket} is closed to this account"), network]
+    how = "as root"
+    if os.geteuid() != 0:
+        how = f"through the group {_group(status.st_gid)}"
+    what = f"this account may use the Docker socket {socket} {how}, which is root on the host"
+    cure = "engines run as processes and need no Docker: take the socket or the group away from this account"
+    return [warn("docker", what, cure), network]
+
+
+def check_cluster(config: Config) -> list[Finding]:
+    """Whether the cluster's secret crosses the network."""
+    if config.cluster_allow_raw_secret:
+        what = "CLUSTER_ALLOW_RAW_SECRET: the cluster's secret itself is accepted over plain HTTP"
+        return [warn("cluster-secret", what, "upgrade the older nodes, then unset CLUSTER_ALLOW_RAW_SECRET")]
+    return [ok("cluster-secret", "the cluster's secret is never accepted as a header over plain HTTP")]
+
+
+def check_isolation(config: Config) -> list[Finding]:
+    """What separates an engine, which reads files from strangers, from this machine."""
+    why_not = sandbox.why_not(find_binary(config.llama_server_bin) or Path(sys.executable))
+    found = [
+        warn("isolation", f"{note[:1].upper()}{note[1:]}", _isolation_cure(note))
+        for note in _notes(config, why_not)
+    ]
+    if why_not is None:
+        what = f"engines run in a sandbox of files and network (Landlock {sandbox.version()}), without new privileges"
+        found.insert(0, ok("isolation", what))
+    return found
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name means this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
+
+
+def _notes(config: Config, why_not: str | None) -> tuple[str, ...]:
+    return missing_isolation(config.llama_server_user, why_not)
+
+
+def _isolation_cure(note: str) -> str:
+    if "LLAMA_SERVER_USER to" in note:
+        return "set LLAMA_SERVER_USER"
+    if "LLAMA_SERVER_USER" in note:
+        return "unset LLAMA_SERVER_USER"
+    if "own user" in note:
+        return (
+            "accept it, or start LlamaMan as root with LLAMA_SERVER_USER set to an account made for engines"
+        )
+    if "no Landlock" in note:
+        return "use a kernel with Landlock (5.13 or newer), and models from sources you trust until then"
+    return "use models from sources you trust"
+
+
+def _group(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
