@@ -76,6 +76,12 @@ class Misdirected(LlamaManError):
     code = "misdirected"
 
 
+class Cancelled(Forbidden):
+    """Somebody with the right to do so ended this request. No status that clients take for a reason to retry."""
+
+    code = "cancelled"
+
+
 class NotFound(LlamaManError):
     """No such path, instance, key or preset."""
 

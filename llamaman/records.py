@@ -356,6 +356,9 @@ class StreamRoute:
 
     ``open`` is called with the caller and the pattern's values; it raises a LlamaManError to refuse, and
     otherwise returns the iterator whose items are sent as they come.
+
+    :ivar query: names of query parameters that ``open`` finds among the values; those that were not given are
+        absent. ``last_event_id`` is also taken from the header ``Last-Event-ID``.
     """
 
     method: str
@@ -363,6 +366,7 @@ class StreamRoute:
     access: Access
     open: Callable[[Identity, Mapping[str, str]], AsyncIterator[bytes]]
     content_type: str = "text/event-stream"
+    query: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -56,8 +56,6 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
         Bound("gateway", "HEARTBEAT_S", "s", "A stream that waits gets a comment this often."),
         Bound("gateway", "KEEPALIVE_S", "s", "A silent log stream gets a comment this often."),
         Bound("gateway", "LAST_LINES", "", "Lines of a log that are shown first."),
-        Bound("gateway", "PER_CALLER", "", "Log streams of one caller; more are answered 429."),
-        Bound("gateway", "IN_ALL", "", "Log streams of all callers; more are answered 429."),
     ),
     "Management": (
         Bound("dashboard", "THREADS", "", "Management requests worked on at a time."),

@@ -22,6 +22,9 @@ log = logging.getLogger("llamaman.events")
 #: Events kept per topic for those who come later or were away.
 RING = 1000
 
+#: Topics for everybody who may VIEW; every other topic is ADMIN's.
+VIEW_TOPICS = frozenset({"instances", "models", "presets"})
+
 
 @dataclass(frozen=True, slots=True)
 class Event:
@@ -62,7 +65,7 @@ class Events:
         self._ring = ring
         self._clock = clock
         self._lock = threading.Lock()
-        self._next = int(clock() * 1000)
+        self._first = self._next = int(clock() * 1000)
         self._topics: dict[str, deque[Event]] = {}
         self._subscribers: tuple[tuple[str | None, Callback], ...] = ()
         self.failed_callbacks = 0
@@ -92,6 +95,34 @@ class Events:
         with self._lock:
             kept = self._topics.get(topic)
             return kept is None or len(kept) < self._ring or kept[0].id <= event_id + 1
+
+    @property
+    def last_id(self) -> int:
+        """The id of the newest event, or the one before the first."""
+        with self._lock:
+            return self._next - 1
+
+    def replay(self, wanted: Callable[[str], bool], event_id: int) -> tuple[list[Event], bool]:
+        """Every kept event after ``event_id`` of the topics that ``wanted`` takes, in the order of their ids.
+
+        All topics are read at one moment, so whoever goes on from the last one misses none.
+
+        :returns: the events, and whether nothing is missing between ``event_id`` and the first of them: False also
+            for an id that was given by an earlier run of the manager.
+        """
+        with self._lock:
+            found: list[Event] = []
+            is_whole = self._first <= event_id + 1 <= self._next
+            for topic, kept in self._topics.items():
+                if not wanted(topic):
+                    continue
+                if len(kept) >= self._ring and kept[0].id > event_id + 1:
+                    is_whole = False
+                for event in reversed(kept):
+                    if event.id <= event_id:
+                        break
+                    found.append(event)
+        return sorted(found, key=lambda event: event.id), is_whole
 
     def subscribe(self, topic: str | None, callback: Callback) -> Callable[[], None]:
         """Call ``callback`` for each event of ``topic`` (None: of every topic); returns what ends it.

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
 
 from llamaman.access import Access
 from llamaman.core.redact import redact
-from llamaman.errors import LlamaManError, NotFound, QueueFull
+from llamaman.errors import LlamaManError, NotFound
+from llamaman.gateway.streams import StreamCount
 from llamaman.records import Identity, StreamRoute
 from llamaman.runtimes.logfiles import Follower, tail
 
@@ -24,8 +24,6 @@ KEEPALIVE = b": keepalive\n\n"
 KEEPALIVE_S = 15.0
 POLL_S = 0.25
 LAST_LINES = 100
-PER_CALLER = 16
-IN_ALL = 512
 
 
 class LogStreams:
@@ -33,14 +31,18 @@ class LogStreams:
 
     :param log_path: instance id -> its log file; raises NotFound. Must not block.
     :param is_live: whether a caller still counts; the streams of a revoked key end.
+    :param count: shared with other streams of the same callers.
     """
 
     def __init__(
-        self, log_path: Callable[[str], Path], is_live: Callable[[Identity], bool] = lambda identity: True
+        self,
+        log_path: Callable[[str], Path],
+        is_live: Callable[[Identity], bool] = lambda identity: True,
+        count: StreamCount | None = None,
     ) -> None:
         self._log_path = log_path
         self._is_live = is_live
-        self._open: Counter[str] = Counter()
+        self._count = count or StreamCount()
 
     def route(self) -> StreamRoute:
         """The route to be mounted on the loop."""
@@ -52,18 +54,11 @@ class LogStreams:
         :raises NotFound: no such instance. :raises QueueFull: too many open streams.
         """
         path = self._log_path(values["id"])
-        who = identity.key_id or identity.actor
-        if self._open[who] >= PER_CALLER or self._open.total() >= IN_ALL:
-            raise QueueFull(
-                f"{self._open[who]} log streams are open for this caller; close some", retry_after=5
-            )
-        return self._follow(values["id"], path, identity, who)
+        self._count.check(identity)
+        return self._follow(values["id"], path, identity)
 
-    async def _follow(
-        self, instance_id: str, path: Path, identity: Identity, who: str
-    ) -> AsyncIterator[bytes]:
-        self._open[who] += 1
-        try:
+    async def _follow(self, instance_id: str, path: Path, identity: Identity) -> AsyncIterator[bytes]:
+        with self._count.open(identity):
             follower = await asyncio.to_thread(Follower, path)
             yield frame(await asyncio.to_thread(last_lines, path))
             loop = asyncio.get_running_loop()
@@ -82,10 +77,6 @@ class LogStreams:
                 elif now - last >= KEEPALIVE_S:
                     last = now
                     yield KEEPALIVE
-        finally:
-            self._open[who] -= 1
-            if not self._open[who]:
-                del self._open[who]
 
     def _removed(self, instance_id: str) -> bool:
         try:

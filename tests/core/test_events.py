@@ -136,3 +136,25 @@ def test_a_forgotten_topic_is_empty() -> None:
     publish(events)
     events.forget("instances")
     assert events.since("instances", 0) == ()
+
+
+def any_topic(_: str) -> bool:
+    return True
+
+
+def test_a_replay_has_all_wanted_topics_in_order_and_says_that_it_is_whole() -> None:
+    events = Events()
+    made = [publish(events, topic=topic) for topic in ("a", "b", "secret", "a")]
+    assert events.replay(any_topic, made[0].id - 1) == (made, True)
+    assert events.replay(lambda topic: topic != "secret", made[0].id) == ([made[1], made[3]], True)
+    assert events.replay(any_topic, events.last_id) == ([], True)
+
+
+def test_a_replay_is_not_whole_when_the_ring_has_lost_some_or_another_run_gave_the_id() -> None:
+    events = Events(ring=3)
+    made = [publish(events, number) for number in range(5)]
+    assert events.replay(any_topic, made[0].id) == (made[2:], False)
+    assert events.replay(any_topic, made[1].id) == (made[2:], True)
+    assert events.replay(lambda topic: topic == "other", made[0].id) == ([], True)
+    assert not events.replay(any_topic, made[0].id - 1000)[1]
+    assert not events.replay(any_topic, events.last_id + 1000)[1]

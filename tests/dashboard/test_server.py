@@ -213,12 +213,12 @@ def test_a_log_stream_of_no_instance_is_a_404(manager: Manager) -> None:
 def test_many_open_log_streams_leave_management_free_are_bounded_and_end_with_their_clients(
     manager: Manager,
 ) -> None:
-    from llamaman.gateway.log_stream import PER_CALLER
+    from llamaman.limits import STREAMS_PER_CALLER
 
     instance_id, log = launched(manager)
     log.write_text("x\n")
     key = manager.key(Scope.MANAGE)
-    streams = [Stream(manager, instance_id, key) for _ in range(PER_CALLER)]
+    streams = [Stream(manager, instance_id, key) for _ in range(STREAMS_PER_CALLER)]
     assert len(streams) > THREADS
     for stream in streams:
         assert stream.lines() == ["x\n"]
