@@ -8,7 +8,6 @@ error or a ``repr``.
 from __future__ import annotations
 
 import logging
-import secrets
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -16,14 +15,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from llamaman.access import OPENS, SCOPE_OF, Role
-from llamaman.core.accounts.hasher import Hasher, dummy_hash, is_outdated
+from llamaman.access import Role
+from llamaman.core.accounts.hasher import Hasher, is_outdated
 from llamaman.core.accounts.password_rules import check_password
+from llamaman.core.accounts.proof import Proof, account_of
 from llamaman.core.accounts.session_record import Opened, Session
 from llamaman.core.accounts.sessions import Sessions
 from llamaman.core.accounts.setup_code import SetupCode
 from llamaman.core.accounts.throttle import Throttle
 from llamaman.core.accounts.user_record import StoredUser, User, checked_role, checked_user_name, user_id
+from llamaman.core.accounts.user_rules import (
+    new_user,
+    refuse_more_than,
+    refuse_no_admin,
+    refuse_taken,
+    renewed,
+)
 from llamaman.core.accounts.users import Change, StoredUsers, Users
 from llamaman.core.events import Events
 from llamaman.core.secrets import RootSecret
@@ -46,7 +53,6 @@ __all__ = ["Accounts", "Opened"]
 
 log = logging.getLogger(__name__)
 
-_WRONG = "Invalid username or password"
 _EXISTS = "a user exists already; log in instead"
 
 
@@ -79,8 +85,7 @@ class Accounts:
         self._events = events
         self._clock = clock
         self._hasher = hasher or Hasher()
-        self._throttle = throttle or Throttle(time.monotonic)
-        self._dummy = dummy_hash()
+        self._proof = Proof(self.users, self._hasher, throttle or Throttle(time.monotonic))
         self._setting_up = threading.Lock()
 
     # --- coming in -----------------------------------------------------------------------------------
@@ -94,10 +99,10 @@ class Accounts:
         :raises Unauthorized: unknown, disabled, or a wrong password: all the same to the caller.
         :raises TooManyRequests: after failures, or while too many passwords are being checked.
         """
-        account = _account(name)
+        account = account_of(name)
         known = self.users.find(account)
         try:
-            stored = self._proven(known, account, password, address)
+            stored = self._proof.of(known, account, password, address=address)
         except Unauthorized:
             self._tell_session("login_failed", known, NOBODY, "a login failed", address=address)
             raise
@@ -181,7 +186,7 @@ class Accounts:
         def with_password(known: StoredUser) -> StoredUser:
             if known.generation != stored.generation:
                 raise Conflict(f"user '{stored.user.name}' was changed meanwhile; log in and try again")
-            return self._renewed(known, password_hash=password_hash)
+            return renewed(known, password_hash=password_hash, now=self._clock())
 
         changed = self._update(stored.user.id, with_password)
         self._end_all(changed, by=identity, reason="the password was changed")
@@ -213,13 +218,13 @@ class Accounts:
         """
         name = checked_user_name(name)
         role = checked_role(role)
-        _refuse_more_than(by, role)
+        refuse_more_than(by, role)
         check_password(password, name)
-        _refuse_taken(self.users.find(user_id(name)))
-        stored = self._new(name, self._hasher.hash(password), role, created_by=by.actor)
+        refuse_taken(self.users.find(user_id(name)))
+        stored = new_user(name, self._hasher.hash(password), role, created_by=by.actor, now=self._clock())
 
         def decide(users: StoredUsers) -> list[Change]:
-            _refuse_taken(users.get(stored.user.id))
+            refuse_taken(users.get(stored.user.id))
             if len(users) >= USERS:
                 raise Conflict(f"there are {USERS} users already; delete some before making another")
             return [stored]
@@ -246,25 +251,25 @@ class Accounts:
         fields: dict[str, Any] = {}
         if role is not None:
             fields["role"] = checked_role(role)
-            _refuse_more_than(by, fields["role"])
+            refuse_more_than(by, fields["role"])
         if disabled is not None:
             fields["disabled"] = disabled
         password_hash = None
         if password is not None:
             check_password(password, stored.user.name)
-            _refuse_more_than(by, stored.user.role)
+            refuse_more_than(by, stored.user.role)
             password_hash = self._hasher.hash(password)
         told: list[str] = []
 
         def changed_fields(known: StoredUser) -> StoredUser:
-            _refuse_more_than(by, known.user.role)
+            refuse_more_than(by, known.user.role)
             different = {
                 field: value for field, value in fields.items() if getattr(known.user, field) != value
             }
             told[:] = [*different, *(["password"] if password_hash else [])]
             if not told:
                 return known
-            return self._renewed(known, password_hash=password_hash, **different)
+            return renewed(known, password_hash=password_hash, now=self._clock(), **different)
 
         changed = self._update(stored.user.id, changed_fields)
         if told:
@@ -285,8 +290,8 @@ class Accounts:
             known = users.get(stored.user.id)
             if known is None:
                 raise NotFound(f"no user is called '{stored.user.name}' any more")
-            _refuse_more_than(by, known.user.role)
-            _refuse_no_admin(known, None, users)
+            refuse_more_than(by, known.user.role)
+            refuse_no_admin(known, None, users)
             return [known.user.id]
 
         self.users.commit(decide)
@@ -302,33 +307,11 @@ class Accounts:
 
     # --- proving -------------------------------------------------------------------------------------
 
-    def _proven(
-        self, known: StoredUser | None, account: str, password: str, address: str | None
-    ) -> StoredUser:
-        """The user as of now, if this is their password. Takes as long for a user that does not exist."""
-        attempt = self._throttle.begin(account, address)
-        try:
-            right = self._hasher.verify(known.password_hash if known else self._dummy, password)
-        except LlamaManError:
-            self._throttle.withdraw(attempt)
-            raise
-        now = self.users.find(account)
-        if (
-            not right
-            or known is None
-            or now is None
-            or now.user.disabled
-            or now.generation != known.generation
-        ):
-            raise Unauthorized(_WRONG)
-        self._throttle.succeeded(attempt)
-        return now
-
     def _prove_again(
         self, known: StoredUser, password: str, identity: Identity, address: str | None
     ) -> StoredUser:
         try:
-            return self._proven(known, known.user.id, password, address)
+            return self._proof.of(known, known.user.id, password, address=address, logged_in=True)
         except Unauthorized:
             self._tell_session(
                 "confirm_failed", known, identity, "a wrong password was given", address=address
@@ -366,21 +349,9 @@ class Accounts:
 
     # --- storing -------------------------------------------------------------------------------------
 
-    def _new(self, name: str, password_hash: str, role: Role, *, created_by: str) -> StoredUser:
-        now = self._clock()
-        user = User(user_id(name), name, role, False, now, now, created_by)
-        return StoredUser(user, password_hash, secrets.token_hex(8))
-
-    def _renewed(self, known: StoredUser, *, password_hash: str | None, **fields: Any) -> StoredUser:
-        """The user with other fields, and in a new generation: every session of the old one is dead."""
-        if password_hash is not None:
-            fields["password_changed"] = self._clock()
-        return StoredUser(
-            replace(known.user, **fields), password_hash or known.password_hash, secrets.token_hex(8)
-        )
-
     def _make_first(self, name: str, password: str, *, created_by: str) -> StoredUser:
-        stored = self._new(name, self._hasher.hash(password), Role.ADMIN, created_by=created_by)
+        password_hash = self._hasher.hash(password)
+        stored = new_user(name, password_hash, Role.ADMIN, created_by=created_by, now=self._clock())
 
         def decide(users: StoredUsers) -> list[Change]:
             if users:
@@ -404,7 +375,7 @@ class Accounts:
             if known is None:
                 raise NotFound(f"no user is called '{identifier}' any more")
             changed = change(known)
-            _refuse_no_admin(known, changed, users)
+            refuse_no_admin(known, changed, users)
             result[:] = [changed]
             return [] if changed == known else [changed]
 
@@ -455,34 +426,3 @@ class Accounts:
         # A name that no user has is left out: people type passwords into the wrong field.
         data = {"id": identity.session, "user": stored.user.id if stored else None, "address": address}
         self._events.publish("sessions", kind, data, actor=identity.actor, reason=reason)
-
-
-def _account(name: str) -> str:
-    """What failures are counted under; one key for all names that no user can have, however long they are."""
-    try:
-        return user_id(checked_user_name(name))
-    except InvalidField:
-        return ""
-
-
-def _refuse_taken(known: StoredUser | None) -> None:
-    if known is not None:
-        raise Conflict(f"there is a user '{known.user.name}' already")
-
-
-def _refuse_more_than(by: Identity, role: Role) -> None:
-    if by.scope is None or not OPENS[SCOPE_OF[role]] <= OPENS[by.scope]:
-        held = f"'{by.scope.value}'" if by.scope else "none"
-        raise Forbidden(f"a user with role '{role.value}' may do more than you (scope {held})")
-    if by.models is not None:
-        raise Forbidden("your key is limited to some models, and users are not; use a key without that limit")
-
-
-def _refuse_no_admin(known: StoredUser, changed: StoredUser | None, users: StoredUsers) -> None:
-    """Somebody must be able to log in and administer."""
-    if not known.is_active_admin or (changed is not None and changed.is_active_admin):
-        return
-    if not any(other.is_active_admin for other in users.values() if other.user.id != known.user.id):
-        raise Conflict(
-            f"'{known.user.name}' is the last administrator who can log in; make another user an administrator first"
-        )

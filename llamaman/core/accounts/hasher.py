@@ -127,12 +127,11 @@ class Hasher:
                     start_new_session=True,
                     check=False,
                 )
-            except subprocess.TimeoutExpired:
-                # "from None": that exception holds what was sent
+            except subprocess.TimeoutExpired as error:
                 raise HasherFailed(
                     f"the password was not checked within {self._deadline_s:g} s; this machine is overloaded",
                     retry_after=5,
-                ) from None
+                ) from error
             except OSError as error:
                 raise HasherFailed(
                     f"the process that checks passwords could not be started: {error.strerror}", retry_after=5

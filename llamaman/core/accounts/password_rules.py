@@ -15,6 +15,8 @@ from llamaman.errors import InvalidField
 from llamaman.limits import PASSWORD_LONGEST, PASSWORD_SHORTEST
 
 _TAIL = string.digits + string.punctuation
+#: As many characters, repeated, are guessed before any list is tried.
+_SHORT_UNIT = 4
 LIST = "common_passwords.txt"
 
 
@@ -52,17 +54,20 @@ def is_the_name(password: str, name: str) -> bool:
 
 
 def is_common(password: str) -> bool:
-    """Whether it is on the list: as it is, with digits and signs added at the end, or written twice."""
+    """Whether it is on the list, or a few characters over and over: also repeated, or with digits and signs added."""
     text = password.casefold()
-    return any(
-        candidate in common_passwords() or _half(candidate) in common_passwords()
-        for candidate in (text, text.rstrip(_TAIL))
-    )
+    for candidate in (text, text.rstrip(_TAIL)):
+        unit = _repeated(candidate)
+        if candidate in common_passwords() or unit in common_passwords():
+            return True
+        if len(unit) <= _SHORT_UNIT and unit != candidate:
+            return True
+    return False
 
 
-def _half(text: str) -> str | None:
-    middle, odd = divmod(len(text), 2)
-    return text[:middle] if not odd and text[:middle] == text[middle:] else None
+def _repeated(text: str) -> str:
+    """The shortest text that gives this one when written several times; the text itself where there is none."""
+    return text[: (text + text).find(text, 1)]
 
 
 @cache

@@ -30,7 +30,7 @@ from llamaman.core.accounts.user_record import StoredUser
 from llamaman.core.accounts.users import Users
 from llamaman.core.events import Events
 from llamaman.core.secrets import RootSecret
-from llamaman.core.store import Delete, Put, Store
+from llamaman.core.store import Delete, Document, Put, Store
 from llamaman.errors import LlamaManError, NotFound, Unauthorized, VersionConflict
 from llamaman.limits import SESSION_LONGEST_S, SESSIONS_PER_USER, SUDO_S
 from llamaman.records import Identity
@@ -58,6 +58,14 @@ def presession_csrf(root: RootSecret, value: str) -> str:
 
 def _csrf(key: bytes, kind: str, value: str) -> str:
     return hmac.new(key, f"{kind}|{value}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
+
+
+def _read(document: Document) -> _Kept | None:
+    try:
+        return _Kept(from_document(document.key, document.value), document.version)
+    except ValueError as error:  # it was a login once; the worst that losing it costs is another one
+        log.warning("a stored session cannot be read and does not count: %s", error)
+        return None
 
 
 class Sessions:
@@ -90,7 +98,6 @@ class Sessions:
         self._identities: dict[str, Identity] = {}
         self._confirmed: dict[str, float] = {}
         self._to_delete: set[str] = set()
-        self._open: set[str] = set()  # public ids whose end nobody was told of
         self._subscribers: list[Callable[[str], None]] = []
         self.refresh()
 
@@ -139,6 +146,10 @@ class Sessions:
         if session is None:
             raise Unauthorized("this session has ended; log in again")
         return _csrf(self._key, "session", session.digest)
+
+    def presession_csrf(self, value: str) -> str:
+        """:func:`presession_csrf` with our own root, for whoever shows the form."""
+        return _csrf(self._key, "pre-session", value)
 
     def is_confirmed(self, session_id: str) -> bool:
         """Whether its user gave the password lately."""
@@ -202,7 +213,6 @@ class Sessions:
             version = self._store.put(COLLECTION, digest, to_document(session), expected=0)
             with self._swapping:
                 self._replace({**self._kept, digest: _Kept(session, version)})
-                self._open.add(session.id)
         mine = [other.digest for other in self.list(stored.user.id)]
         surplus = mine[: max(0, len(mine) - SESSIONS_PER_USER)]
         if surplus:
@@ -243,6 +253,7 @@ class Sessions:
 
     def flush(self) -> None:
         """[store] Write when sessions were last seen, and delete those that are over. Called by a job."""
+        self.refresh()  # somebody may have used a session at another node
         now = self._clock()
         over = [digest for digest, kept in self._kept.items() if self._is_waste(kept.session, now)]
         self._end_in_memory(over, actor="system", reason="its time was over")
@@ -260,31 +271,17 @@ class Sessions:
         with self._writing:
             changes = self._store.watch(COLLECTION, self._revision)
             self._revision = changes.revision
-            with self._swapping:
-                kept = {} if changes.resync else dict(self._kept)
-                for document in changes.changed:
-                    if document.key in self._to_delete:
-                        continue
-                    try:
-                        kept[document.key] = _Kept(
-                            from_document(document.key, document.value), document.version
-                        )
-                    except ValueError as error:
-                        log.error("a stored session cannot be read and does not count: %s", error)  # noqa: TRY400 # the traceback would show nothing more
-                for digest in changes.deleted:
-                    kept.pop(digest, None)
-                self._replace(kept)
-        self.sweep()
-
-    def sweep(self) -> None:
-        """Tell subscribers of every session that does not count any more, such as when its user was disabled."""
-        now = self._clock()
-        live = {kept.session.id for kept in self._kept.values() if self._counts(kept.session, now)}
-        with self._swapping:
-            gone = self._open - live
-            self._open = live
-        for session_id in gone:
-            self._tell(session_id)
+            read = {document.key: _read(document) for document in changes.changed}
+            if read or changes.deleted or changes.resync:
+                with self._swapping:
+                    kept = {} if changes.resync else dict(self._kept)
+                    for digest, one in read.items():
+                        if one is not None and digest not in self._to_delete:
+                            kept[digest] = one
+                    for digest in changes.deleted:
+                        kept.pop(digest, None)
+                    self._replace(kept)
+        self._end_what_changed_elsewhere()
 
     # --- inside --------------------------------------------------------------------------------------
 
@@ -296,13 +293,12 @@ class Sessions:
         return max(session.last_seen, self._seen.get(session.digest, 0.0))
 
     def _counts(self, session: Session, now: float) -> bool:
+        return self._is_of_user(session) and not is_over(session, self._last_seen(session), now)
+
+    def _is_of_user(self, session: Session) -> bool:
+        """Whether its user may be logged in and has not changed since."""
         stored = self._users.find(session.user)
-        return (
-            stored is not None
-            and not stored.user.disabled
-            and stored.generation == session.generation
-            and not is_over(session, self._last_seen(session), now)
-        )
+        return stored is not None and not stored.user.disabled and stored.generation == session.generation
 
     def _is_waste(self, session: Session, now: float) -> bool:
         if self._counts(session, now):
@@ -319,19 +315,33 @@ class Sessions:
             kept = dict(self._kept)
             ended = [found.session for digest in digests if (found := kept.pop(digest, None))]
             self._to_delete.update(session.digest for session in ended)
-            self._open.difference_update(session.id for session in ended)
             self._replace(kept)
         for session in ended:
-            self._seen.pop(session.digest, None)
-            self._identities.pop(session.digest, None)
-            self._confirmed.pop(session.id, None)
-            self._tell(session.id)
+            self._forget(session.digest)
             if self._events is not None:
                 data = {"id": session.id, "user": session.user, "address": session.address}
                 self._events.publish("sessions", "ended", data, actor=actor, reason=reason)
         return len(ended)
 
-    def _tell(self, session_id: str) -> None:
+    def _end_what_changed_elsewhere(self) -> None:
+        """Sessions that were used here, and that another node deleted or whose user it changed."""
+        used = tuple(self._seen)
+        for digest in used:
+            if digest not in self._kept:
+                self._forget(digest)
+        dead = [
+            digest
+            for digest in used
+            if (kept := self._kept.get(digest)) and not self._is_of_user(kept.session)
+        ]
+        if dead:
+            self._end_in_memory(dead, actor="system", reason="its user was changed or deleted")
+
+    def _forget(self, digest: str) -> None:
+        session_id = digest[:16]
+        self._seen.pop(digest, None)
+        self._identities.pop(digest, None)
+        self._confirmed.pop(session_id, None)
         for callback in tuple(self._subscribers):
             try:
                 callback(session_id)
@@ -341,7 +351,8 @@ class Sessions:
     def _delete(self) -> None:
         """Delete from the store what ended in memory."""
         with self._writing:
-            digests = tuple(self._to_delete)
+            with self._swapping:
+                digests = tuple(self._to_delete)
             if digests:
                 self._store.batch(COLLECTION, [Delete(digest) for digest in digests])
                 with self._swapping:
@@ -377,5 +388,3 @@ class Sessions:
                     if session.digest in kept_now:
                         kept_now[session.digest] = _Kept(session, version)
                 self._replace(kept_now)
-            for digest in set(self._seen) - set(self._kept):
-                self._seen.pop(digest, None)

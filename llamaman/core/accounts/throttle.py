@@ -64,18 +64,17 @@ class Throttle:
         self._lock = threading.Lock()
         self._failures: dict[_Key, deque[float]] = {}
 
-    def begin(self, account: str, address: str | None) -> Attempt:
+    def begin(self, account: str, address: str | None, *, logged_in: bool = False) -> Attempt:
         """Let an attempt through and count it.
 
         :param account: the user's id, or "" for every name that no user can have.
+        :param logged_in: the caller has a session of this account, so what strangers do does not hold it up.
         :raises TooManyRequests: the pause is not over; ``retry_after`` is 1 to 60.
         """
         network = network_of(address)
-        counted: tuple[tuple[_Key, int], ...] = (
-            (("account", account, network), FAILURES_PER_ACCOUNT),
-            (("address", network), FAILURES_PER_ADDRESS),
-            (("all",), FAILURES_IN_ALL),
-        )
+        counted: list[tuple[_Key, int]] = [(("account", account, network), FAILURES_PER_ACCOUNT)]
+        if not logged_in:
+            counted += [(("address", network), FAILURES_PER_ADDRESS), (("all",), FAILURES_IN_ALL)]
         with self._lock:
             now = self._clock()
             self._forget_before(now - FAILURES_WINDOW_S)

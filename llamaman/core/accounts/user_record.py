@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,9 @@ from llamaman.records import Identity
 #: Unicode categories that a name may not hold: controls, formats (bidirectional and zero-width among them), halves
 #: of surrogate pairs, private and unassigned characters, line and paragraph separators.
 _BARRED = frozenset({"Cc", "Cf", "Cs", "Co", "Cn", "Zl", "Zp"})
+
+#: Letters and marks that show as nothing: fillers, joiners, variation selectors.
+_INVISIBLE = re.compile("[\u034f\u115f\u1160\u17b4\u17b5\u2800\u3164\ufe00-\ufe0f\uffa0]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def checked_user_name(value: object) -> str:
             raise InvalidField(
                 "name", "name must not hold '/' or '\\', and cannot be '.' or '..': it is part of a URL"
             )
-        if any(unicodedata.category(character) in _BARRED for character in text):
+        if _INVISIBLE.search(text) or any(unicodedata.category(one) in _BARRED for one in text):
             raise InvalidField("name", "name must not hold control or invisible characters")
     return name
 

@@ -53,6 +53,7 @@ class Users:
         self._writing = threading.Lock()
         self._users: StoredUsers = MappingProxyType({})
         self._marker = 0
+        self._revision = 0
         self._last_login: dict[str, float] = {}
         with self._writing:
             self._load()
@@ -131,7 +132,10 @@ class Users:
         :raises StoreCorrupt: they are gone or cannot be read; those known so far stay.
         """
         with self._writing:
-            self._load()
+            changes = self._store.watch(COLLECTION, self._revision)
+            if changes.resync or changes.changed or changes.deleted:
+                self._load()
+                self._revision = changes.revision
 
     # --- inside --------------------------------------------------------------------------------------
 
@@ -153,6 +157,8 @@ class Users:
             documents = self._store.list(COLLECTION)
             marker = next((document for document in documents if document.key == MARKER), None)
             users = _read(documents)
+            if self._users and not users:
+                raise StoreCorrupt(f"the store's collection '{COLLECTION}' has lost its users. {_CURE}")
             if marker is not None:
                 if not users and _had_user(marker.value):
                     raise StoreCorrupt(f"the store's collection '{COLLECTION}' has lost its users. {_CURE}")
