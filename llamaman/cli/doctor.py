@@ -28,7 +28,7 @@ def doctor(security: bool, as_json: bool) -> int:
         emit_json(report)
     else:
         _show(report)
-    return 1 if any(finding["status"] == "fail" for finding in report["findings"]) else 0
+    return 1 if report["failed"] else 0
 
 
 def _report(security: bool) -> dict[str, Any]:
@@ -56,10 +56,15 @@ def _report(security: bool) -> dict[str, Any]:
 
 
 def _own(security: bool) -> dict[str, Any]:
-    from llamaman.doctor import diagnose_environment
+    from llamaman.doctor import diagnose_environment, failed
 
     findings = diagnose_environment(os.environ, security=security)
-    return {"source": "environment", "node": None, "findings": [finding.as_dict() for finding in findings]}
+    return {
+        "source": "environment",
+        "node": None,
+        "failed": failed(findings),
+        "findings": [finding.as_dict() for finding in findings],
+    }
 
 
 def _show(report: Mapping[str, Any]) -> None:

@@ -86,22 +86,20 @@ def cancel(request_id: str, as_json: bool) -> None:
 
 
 @click.command()
-@click.option(
-    "--topic", default="instances", show_default=True, help="instances, models, presets, keys, settings ..."
-)
-@click.option("-f", "--follow", is_flag=True, help="Go on with what happens, until interrupted.")
+@click.option("--topic", help="instances, models, presets, keys, settings ... [instances; all with --follow]")
+@click.option("-f", "--follow", is_flag=True, help="Show what happens from now on, until interrupted.")
 @json_option
-def events(topic: str, follow: bool, as_json: bool) -> None:
+def events(topic: str | None, follow: bool, as_json: bool) -> None:
     """Show what happened, newest last."""
     client = manager()
     if not follow:
-        found = client.call("GET", "/api/events", query={"topic": topic})
+        found = client.call("GET", "/api/events", query={"topic": topic or "instances"})
         if as_json:
             emit_json(found)
         else:
             table(("AT", "EVENT", "ACTOR", "SUBJECT", "REASON"), [_event(item) for item in found])
         return
-    for item in client.events("/api/events/stream", {"topic": topic}):
+    for item in client.events("/api/events/stream", None if topic is None else {"topic": topic}):
         if as_json:
             emit_json(item)
         else:
