@@ -22,10 +22,11 @@ from llamaman.dashboard.mount import Seal, mount
 from llamaman.dashboard.openapi import Described, document
 from llamaman.dashboard.operation import operation_of
 from llamaman.dashboard.services import Services
-from llamaman.errors import LlamaManError, MethodNotAllowed, NotFound, PluginError
+from llamaman.dashboard.sudo import require_sudo
+from llamaman.errors import LlamaManError, MethodNotAllowed, NotFound, PluginError, SudoRequired
 from llamaman.gateway.caller import HEADER, new_secret, unseal
 from llamaman.limits import MANAGEMENT_BODY
-from llamaman.records import RouteSet
+from llamaman.records import Identity, RouteSet
 from llamaman.version import __version__
 
 log = logging.getLogger(__name__)
@@ -57,7 +58,7 @@ def create_app(
     seal = Seal()
 
     def bare() -> Flask:
-        return _bare_app(secret, seal, require_auth)
+        return _bare_app(secret, seal, require_auth, lambda identity: require_sudo(kernel, identity))
 
     app = bare()
     app.extensions[_SEAL] = seal
@@ -131,8 +132,25 @@ def _require_auth(kernel: Services) -> Callable[[], bool]:
     return lambda: bool(kernel.settings.get("require_auth"))
 
 
-def _bare_app(secret: bytes, seal: Seal, require_auth: Callable[[], bool]) -> Flask:
-    """Flask with the gate first and our errors, and nothing mounted."""
+def _nothing() -> None:
+    """The view of an unknown path."""
+
+
+def _never_confirmed(identity: Identity) -> None:
+    if identity.kind == "session":
+        raise SudoRequired("confirm your password first")
+
+
+def _bare_app(
+    secret: bytes,
+    seal: Seal,
+    require_auth: Callable[[], bool],
+    confirmed: Callable[[Identity], None] = _never_confirmed,
+) -> Flask:
+    """Flask with the gate first and our errors, and nothing mounted.
+
+    :param confirmed: raises SudoRequired for a session whose password was not confirmed lately.
+    """
     app = Flask("llamaman", static_folder=None, template_folder=None)
     app.config.update(PROVIDE_AUTOMATIC_OPTIONS=False, MAX_CONTENT_LENGTH=MANAGEMENT_BODY)
     app.url_map.merge_slashes = False
@@ -153,6 +171,9 @@ def _bare_app(secret: bytes, seal: Seal, require_auth: Callable[[], bool]) -> Fl
         try:
             if request.url_rule is not None or caller.identity.kind == "none":
                 authorise(caller.identity, level, require_auth=require_auth())
+            described_as = operation_of(app.view_functions.get(request.endpoint or "", _nothing))
+            if described_as is not None and described_as.sudo:
+                confirmed(caller.identity)
         except LlamaManError as error:
             return error_response(error)
         return None

@@ -20,7 +20,18 @@ if TYPE_CHECKING:
     from flask import Flask
 
 #: Rules that may be open to strangers. Adding one here is a security review.
-REVIEWED_OPEN = frozenset({("llamaman", "/api/version")})
+REVIEWED_OPEN = frozenset(
+    ("llamaman", rule)
+    for rule in (
+        "/api/version",
+        "/login",
+        "/logout",
+        "/setup",
+        "/setup/<code>",
+        "/static/llamaman.css",
+        "/static/llamaman.svg",
+    )
+)
 
 _REGISTRIES = (
     "before_request_funcs",

@@ -7,6 +7,7 @@ that ends by itself is started again with a growing pause; the front door says 5
 from __future__ import annotations
 
 import logging
+import re
 import shutil
 import tempfile
 import threading
@@ -44,7 +45,7 @@ class DashboardServer:
         self._thread: threading.Thread | None = None
         self._server: Any = None
         self._changing = threading.Lock()
-        self._public: frozenset[tuple[str, str]] = frozenset()
+        self._public: tuple[tuple[str, re.Pattern[str]], ...] = ()
         self.app: Flask | None = None
         self.failure: str | None = None
 
@@ -55,7 +56,8 @@ class DashboardServer:
 
     def is_public(self, method: str, path: str) -> bool:
         """Whether the app serves this to strangers; nothing before it is assembled."""
-        return ("GET" if method == "HEAD" else method, path) in self._public
+        asked = "GET" if method == "HEAD" else method
+        return any(asked == known and pattern.fullmatch(path) for known, pattern in self._public)
 
     def start(self) -> None:
         """Start the thread; returns at once."""
@@ -106,7 +108,9 @@ class DashboardServer:
         from llamaman.dashboard.app import app_routes
 
         rows = app_routes(app)
-        self._public = frozenset((row["method"], row["path"]) for row in rows if row["level"] == "public")
+        self._public = tuple(
+            (row["method"], _pattern(row["path"])) for row in rows if row["level"] == "public"
+        )
         return app
 
     def _serve(self, app: Flask) -> None:
@@ -145,6 +149,11 @@ class DashboardServer:
         if server is not None:
             # Closed in the server's own thread: waitress keeps its sockets without a lock.
             server.trigger.pull_trigger(lambda: _close_all(server))
+
+
+def _pattern(path: str) -> re.Pattern[str]:
+    """A path of the route table, in which ``{name}`` stands for one segment."""
+    return re.compile("[^/]+".join(re.escape(part) for part in re.split(r"\{[a-z_]+\}", path)))
 
 
 def _close_all(server: Any) -> None:

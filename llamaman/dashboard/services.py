@@ -6,11 +6,12 @@ A blueprint that needs more says so here, so that what management can do to the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from llamaman.records import InstanceView, LaunchRequest, PluginRecord
+from llamaman.records import InstanceView, LaunchRequest, PluginRecord, Runtime
 
 if TYPE_CHECKING:
+    from llamaman.core.accounts.accounts import Accounts
     from llamaman.core.auth import Keys
     from llamaman.core.config import Config
     from llamaman.core.events import Events
@@ -49,6 +50,33 @@ class Instances(Protocol):
         """The first free public port."""
 
 
+class Audit(Protocol):
+    """The audit log. Thread-safe; recording never blocks."""
+
+    def record(
+        self,
+        action: str,
+        *,
+        actor: str,
+        address: str | None,
+        object: str = "",
+        changes: Mapping[str, Any] | None = None,
+        outcome: Literal["ok", "refused", "failed"] = "ok",
+        detail: str = "",
+    ) -> None:
+        """Note what somebody did, or tried to."""
+
+
+class Requests(Protocol):
+    """Inference requests in flight. Thread-safe."""
+
+    def views(self) -> Sequence[Any]:
+        """Every one that is not answered yet."""
+
+    def cancel(self, request_id: str, actor: str) -> None:
+        """End one; NotFound when it is over."""
+
+
 class Services(Protocol):
     """The kernel as management sees it."""
 
@@ -69,12 +97,28 @@ class Services(Protocol):
         """API keys."""
 
     @property
+    def accounts(self) -> Accounts:
+        """Users, sessions, and the code of the first set-up."""
+
+    @property
+    def audit(self) -> Audit:
+        """Who did what."""
+
+    @property
+    def requests(self) -> Requests:
+        """What is being answered now."""
+
+    @property
     def library(self) -> Library:
         """Models and presets."""
 
     @property
     def instances(self) -> Instances:
         """Running and stopped models."""
+
+    @property
+    def runtimes(self) -> Mapping[str, Runtime]:
+        """What runs models, by name."""
 
     @property
     def plugins(self) -> Sequence[PluginRecord]:

@@ -1,7 +1,7 @@
 """Our records as the JSON objects of the REST API. Pure; read by the blueprints and by the CLI's tables.
 
 Field names are those that existing clients of the API know. Times of instances are epoch seconds, times of
-keys are ISO-8601 UTC with milliseconds. Unknown is null, never 0.
+keys, users and sessions are ISO-8601 UTC with milliseconds. Unknown is null, never 0.
 """
 
 from __future__ import annotations
@@ -11,8 +11,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from llamaman.access import SCOPE_OF
+from llamaman.core.accounts.session_record import Session
+from llamaman.core.accounts.user_record import User
 from llamaman.core.key_record import KeyRecord, iso
-from llamaman.records import InstanceView, ModelView, PluginRecord
+from llamaman.records import Identity, InstanceView, ModelView, PluginRecord
 
 JsonObject = dict[str, Any]
 
@@ -117,6 +120,58 @@ def key_object(record: KeyRecord, last_used: float | None = None) -> JsonObject:
         "expires_at": None if record.expires is None else iso(record.expires),
         "last_used_at": None if last_used is None else iso(last_used),
     }
+
+
+def user_object(user: User, sessions: int) -> JsonObject:
+    """A user without anything about the password but its age. ``sessions`` is how many are live."""
+    return {
+        "name": user.name,
+        "role": user.role.value,
+        "disabled": user.disabled,
+        "created_at": iso(user.created),
+        "password_changed_at": iso(user.password_changed),
+        "last_login_at": iso_or_null(user.last_login),
+        "sessions": sessions,
+    }
+
+
+def session_object(session: Session, user: str, *, current: bool) -> JsonObject:
+    """A session by its public id. ``current``: it is the one that asks."""
+    return {
+        "id": session.id,
+        "user": user,
+        "created_at": iso(session.created),
+        "last_seen_at": iso(session.last_seen),
+        "expires_at": iso(session.expires),
+        "address": session.address,
+        "agent": session.agent,
+        "current": current,
+    }
+
+
+def me_object(who: Identity, *, csrf_token: str | None, sudo_until: float | None) -> JsonObject:
+    """The caller. ``csrf_token`` goes into X-CSRF-Token of every call of a session that is not a GET."""
+    return {
+        "kind": who.kind,
+        "name": who.name,
+        "role": role_of(who),
+        "scope": who.scope.value if who.scope else None,
+        "session": who.session,
+        "csrf_token": csrf_token,
+        "sudo_until": iso_or_null(sudo_until),
+    }
+
+
+def role_of(who: Identity) -> str | None:
+    """The role of the user behind a session; None for other callers."""
+    if who.kind != "session":
+        return None
+    return next((role.value for role, scope in SCOPE_OF.items() if scope is who.scope), None)
+
+
+def iso_or_null(moment: float | None) -> str | None:
+    """Epoch seconds as ISO-8601, null for what is not known."""
+    return None if moment is None else iso(moment)
 
 
 def plugin_object(record: PluginRecord) -> JsonObject:

@@ -10,6 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from browser_site import Site
 from management_door import Manager, running_manager
 
 
@@ -24,3 +25,11 @@ def shared_manager(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager
 def manager(tmp_path: Path) -> Iterator[Manager]:
     with running_manager(tmp_path) as manager:
         yield manager
+
+
+@pytest.fixture
+def site(tmp_path: Path) -> Iterator[Site]:
+    """An app without a door, and nobody set up."""
+    site = Site(tmp_path)
+    yield site
+    site.store.close()

@@ -1,11 +1,24 @@
-"""The management REST API: one blueprint per noun, mounted the way a plugin's are."""
+"""The management REST API: one blueprint per noun, mounted the way a plugin's are. The few pages come along."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from llamaman.dashboard.rest import about, instances, keys, models, openapi, presets, settings
+from llamaman.dashboard import pages
+from llamaman.dashboard.rest import (
+    about,
+    doctor,
+    instances,
+    keys,
+    me,
+    models,
+    openapi,
+    presets,
+    sessions,
+    settings,
+    users,
+)
 
 if TYPE_CHECKING:
     from llamaman.dashboard.services import Services
@@ -28,6 +41,11 @@ def route_sets(
         presets.routes(kernel),
         keys.routes(kernel),
         settings.routes(kernel),
+        users.routes(kernel),
+        sessions.routes(kernel),
+        me.routes(kernel),
+        pages.routes(kernel),
         about.routes(kernel, routes),
+        doctor.routes(kernel),
         openapi.routes(document),
     )

@@ -12,6 +12,7 @@ from llamaman.dashboard.http import fields, identity
 from llamaman.dashboard.operation import operation
 from llamaman.dashboard.services import Services
 from llamaman.dashboard.shapes import key_object
+from llamaman.dashboard.sudo import require_for_key
 from llamaman.records import RouteSet
 
 _FIELDS: dict[str, Check] = {
@@ -43,6 +44,7 @@ def routes(kernel: Services) -> RouteSet:
     )
     def create_key() -> tuple[Response, int]:
         given = fields(_FIELDS)
+        require_for_key(kernel, identity(), given.get("scope"))
         record, key = kernel.keys.create(
             given.get("name", DEFAULT_NAME),
             given.get("scope"),

@@ -11,6 +11,7 @@ from llamaman.dashboard.input_schemas import setting_fields, settings_schema
 from llamaman.dashboard.operation import operation
 from llamaman.dashboard.services import Services
 from llamaman.dashboard.shapes import plain
+from llamaman.dashboard.sudo import require_for_settings
 from llamaman.records import RouteSet
 
 
@@ -34,7 +35,9 @@ def routes(kernel: Services) -> RouteSet:
         answers={200: ("All settings.", record(ok=DONE["properties"]["ok"], settings=whole))},
     )
     def save_settings() -> Response:
-        kernel.settings.update(json_body(), identity().actor)
+        patch = json_body()
+        require_for_settings(kernel, identity(), patch)
+        kernel.settings.update(patch, identity().actor)
         return jsonify({"ok": True, "settings": plain(kernel.settings.all())})
 
     @blueprint.get("/api/settings/describe")
