@@ -43,7 +43,7 @@ class Locked:
 
 @dataclass(frozen=True, slots=True)
 class Stormy:
-    """1,000 logins at once. Memory is MB (10^6 bytes) above the peak of the idle manager."""
+    """1,000 logins at once. Memory is MB (10^6 bytes) above the idle manager's, hashing processes included."""
 
     memory_mb: float | None
     chunks_before: float
@@ -129,10 +129,10 @@ def logins_at_once(seconds: float, progress: Callable[[str], None]) -> Stormy:
         progress("logins: before")
         Visitor(manager.port).log_in(USER, PASSWORD)  # the first one loads code
         idle = _lag(manager, seconds, None)
-        peak_before = _peak_mb(manager, reset=True)
         progress(f"logins: {LOGINS} at once")
-        calm = _lag(manager, seconds, _storm(manager, time.monotonic() + 1.5))
-        peak = _peak_mb(manager)
+        with _Memory(manager) as memory:
+            memory_before = memory.peak
+            calm = _lag(manager, seconds, _storm(manager, time.monotonic() + 1.5))
     with locked_manager() as manager:  # a new one: failures are remembered
         Visitor(manager.port).log_in(USER, PASSWORD)
         full = next(each for each in columns.SCENARIOS if each.name == "streams16")
@@ -149,7 +149,7 @@ def logins_at_once(seconds: float, progress: Callable[[str], None]) -> Stormy:
             weather = storm.result(process)
             during = streaming.result().events_per_second
     return Stormy(
-        memory_mb=None if peak is None or peak_before is None else peak - peak_before,
+        memory_mb=None if memory.peak is None or memory_before is None else memory.peak - memory_before,
         chunks_before=before,
         chunks_during=during,
         lag_p99=load.percentile(calm.lags, 0.99),
@@ -209,28 +209,50 @@ def _lag(manager: Manager, seconds: float, wind: storm.Storm | None) -> _Probed:
     return _Probed(lags, weather[0] if weather else None)
 
 
-def _peak_mb(manager: Manager, *, reset: bool = False) -> float | None:
-    """The highest memory (VmHWM) of the manager and what it started, engines left out; ``reset`` begins anew."""
-    engines = manager.engines()
-    total = 0.0
-    for pid in _tree(manager.running.pid):
-        if pid in engines:
-            continue
-        try:
-            if reset:
-                Path(f"/proc/{pid}/clear_refs").write_text("5")
-            status = Path(f"/proc/{pid}/status").read_text()
-        except OSError:
-            return None
-        total += sum(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmHWM:"))
-    return total * 1024 / 1e6
+class _Memory:
+    """The memory (VmRSS) of the manager and what it started, engines left out, looked at every 10 ms.
+
+    :ivar peak: the most there was, MB; None where it could not be read.
+    """
+
+    def __init__(self, manager: Manager) -> None:
+        self._root = manager.running.pid
+        self._engines = frozenset(manager.engines())
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self.peak = self.now()
+
+    def now(self) -> float | None:
+        """Right now."""
+        parts = [processes.rss_mb(pid) for pid in _tree(self._root) if pid not in self._engines]
+        known = [part for part in parts if part is not None]
+        return sum(known) if known else None
+
+    def __enter__(self) -> _Memory:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        while not self._over.wait(0.01):
+            now = self.now()
+            if now is not None and (self.peak is None or now > self.peak):
+                self.peak = now
 
 
 def _tree(root: int) -> set[int]:
-    parents = {pid: processes.parent(pid) for pid in processes.pids()}
-    found = {root}
-    while more := {pid for pid, parent in parents.items() if parent in found} - found:
-        found |= more
+    """A process and its descendants."""
+    found: set[int] = set()
+    waiting = [root]
+    while waiting:
+        pid = waiting.pop()
+        found.add(pid)
+        for children in Path(f"/proc/{pid}/task").glob("*/children"):
+            with contextlib.suppress(OSError):  # it ended while we looked
+                waiting += [int(child) for child in children.read_text().split()]
     return found
 
 
