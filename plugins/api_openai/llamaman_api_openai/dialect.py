@@ -17,6 +17,7 @@ from llamaman import (
     Phase,
     Reply,
     Request,
+    Result,
     Serving,
 )
 
@@ -36,6 +37,15 @@ _TYPES = {
     429: "rate_limit_error",
     503: "unavailable_error",
 }
+
+#: How llama-server begins what it calls a fault of its own (500), though the request is at fault.
+_CLIENTS_FAULTS = (
+    "Failed to parse tools",
+    "Unknown reasoning format",
+    "image input is not supported",
+    "audio input is not supported",
+    "video input is not supported",
+)
 
 
 class OpenAI:
@@ -94,7 +104,7 @@ class OpenAI:
                 rename=rename,
                 most_tokens=_most_tokens(request.json),
             )
-        yield Reply(result.status, JSON_HEADERS, result.body)  # type: ignore[union-attr] # a Call is answered by a Result
+        yield _reply(result)  # type: ignore[arg-type] # a Call is answered by a Result
 
     def error(self, error: LlamaManError, *, started: bool) -> Reply | bytes:
         """OpenAI's error object; inside a stream as its last event."""
@@ -111,6 +121,24 @@ class OpenAI:
     def waiting(self, phase: Phase, seconds: float) -> bytes | None:
         """A comment, which every SSE client ignores."""
         return _WAITING
+
+
+def _reply(result: Result) -> Reply:
+    """The engine's answer, a 500 that blames the wrong side put right: clients try again after a 500."""
+    message = _told(result.body) if result.status == 500 else ""
+    if not message.startswith(_CLIENTS_FAULTS):
+        return Reply(result.status, JSON_HEADERS, result.body)
+    error = {"message": message, "type": _TYPES[400], "param": None, "code": 400}
+    return Reply(400, JSON_HEADERS, json.dumps({"error": error}).encode())
+
+
+def _told(body: bytes) -> str:
+    """The message of an error of llama-server."""
+    try:
+        message = json.loads(body)["error"]["message"]
+    except (ValueError, LookupError, TypeError):  # not its error object, but something in between
+        return ""
+    return message if isinstance(message, str) else ""
 
 
 def _can_be_rebuilt(body: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from llamaman import errors
 from llamaman.errors import InvalidField, LlamaManError, ModelNotFound, QueueFull, Unauthorized
-from llamaman.gateway.dialect import Call, Intent, Reply
+from llamaman.gateway.dialect import Call, Intent, Reply, Result
 from llamaman.testing.dialect_script import MODEL, MODELS, drive, request_for
 from llamaman_api_openai.dialect import CHAT, COMPLETIONS, EMBEDDINGS, OpenAI
 
@@ -233,3 +233,43 @@ def test_an_embedding_body_is_passed_on_as_it_is() -> None:
     transcript = drive(DIALECT, opened(EMBEDDINGS, {"model": "beta", "input": ["a"]}), MODEL)
     assert transcript.reply is not None
     assert json.loads(transcript.reply.body)["data"][0]["embedding"] == [0.5, -0.5]
+
+
+def engine_says(status: int, message: str) -> Reply:
+    def says(call: Call) -> Result:
+        return Result(status, json.dumps({"error": {"code": status, "message": message}}).encode())
+
+    # A stream that the engine refuses ends like any other body: nothing of it was relayed.
+    reply = drive(DIALECT, opened(EMBEDDINGS, {"model": "beta", "input": "a"}), MODEL, answer=says).reply
+    assert reply is not None
+    return reply
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        "Failed to parse tools: Expected 'tools' to be an array, got true; tools = true",
+        "Unknown reasoning format: x",
+        "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+    ],
+)
+def test_what_is_the_clients_fault_is_no_fault_of_the_server(message: str) -> None:
+    reply = engine_says(500, message)
+    assert reply.status == 400
+    error = json.loads(reply.body)["error"]
+    assert (error["message"], error["type"], error["code"]) == (message, "invalid_request_error", 400)
+
+
+@pytest.mark.parametrize("message", ["Compute error.", "", "we Failed to parse tools"])
+def test_a_fault_of_the_engine_stays_one(message: str) -> None:
+    reply = engine_says(500, message)
+    assert (reply.status, json.loads(reply.body)["error"]["message"]) == (500, message)
+    assert engine_says(503, "Failed to parse tools").status == 503
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"error": "x"}', b'{"error": {"message": 5}}', b"5"])
+def test_an_error_that_is_no_error_object_is_passed_on(body: bytes) -> None:
+    intent = opened(EMBEDDINGS, {"model": "beta", "input": "a"})
+    reply = drive(DIALECT, intent, MODEL, answer=lambda call: Result(500, body)).reply
+    assert reply is not None
+    assert (reply.status, reply.body) == (500, body)
