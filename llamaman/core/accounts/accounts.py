@@ -230,6 +230,7 @@ class Accounts:
             return [stored]
 
         self.users.commit(decide)
+        self.setup.retire()
         self._tell_user("created", stored, by.actor, "a user was created")
         return self.users.get(name)
 

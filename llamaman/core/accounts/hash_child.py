@@ -14,7 +14,7 @@ import sys
 
 MEMORY_KIB, PASSES, LANES = 64 * 1024, 3, 1
 
-#: What an imported scrypt hash may ask of us: 256 MiB and a few seconds.
+#: What an imported scrypt hash may ask of us, in bytes; it takes 128 * N * r, and Werkzeug's own ask for 32 MiB.
 _SCRYPT_MEMORY = 256 << 20
 
 
@@ -52,7 +52,7 @@ def _verify_scrypt(known: str, password: bytes) -> bool:
     n, r, p = (int(number) for number in method.split(":")[1:])
     if not (n > 0 and 0 < r <= 32 and 0 < p <= 16 and 132 * n * r * p <= _SCRYPT_MEMORY):
         raise ValueError("a scrypt hash with such parameters is refused")
-    digest = hashlib.scrypt(password, salt=salt.encode(), n=n, r=r, p=p, maxmem=132 * n * r * p)
+    digest = hashlib.scrypt(password, salt=salt.encode(), n=n, r=r, p=p, maxmem=_SCRYPT_MEMORY)
     return hmac.compare_digest(digest.hex(), expected)
 
 
