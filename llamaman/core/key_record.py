@@ -120,10 +120,11 @@ def _moment(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         return None
     try:
-        if not isinstance(value, str):
-            return datetime.fromtimestamp(value, UTC).timestamp()
-        parsed = datetime.fromisoformat(value)
-        return (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+        if isinstance(value, str):
+            parsed = datetime.fromisoformat(value)
+            value = (parsed if parsed.tzinfo else parsed.replace(tzinfo=UTC)).timestamp()
+        iso(value)  # the last hours of the calendar may lie outside it in UTC, and would be unreadable
+        return float(value)
     except (ValueError, OverflowError, OSError):  # not a date, or one outside the calendar
         return None
 

@@ -5,13 +5,13 @@ Nothing is coerced: ``true`` is no number, ``"4096"`` is no number, NaN and infi
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 from llamaman.core.config_values import GPU_DEVICES, has_controls
 from llamaman.core.launch_options import Kind, LaunchOption
+from llamaman.core.setting import is_number
 from llamaman.errors import InvalidField
 
 _UNITS = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
@@ -64,7 +64,7 @@ def _int(option: LaunchOption, value: object) -> int:
 
 
 def _float(option: LaunchOption, value: object) -> float:
-    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+    if not is_number(value):
         raise _refuse(option, "must be a number")
     _in_range(option, value)
     return value

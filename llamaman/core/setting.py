@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypeGuard
 
 from llamaman.core.config_values import BOOLEAN, has_controls
 from llamaman.errors import InvalidField
@@ -43,6 +43,16 @@ class Setting:
     choices: tuple[str, ...] = ()
 
 
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether a value of JSON is a number that a float can hold; JSON's whole numbers have no end."""
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
+
+
 def read(setting: Setting, value: object) -> Any:
     """The value in its canonical form.
 
@@ -58,13 +68,11 @@ def read(setting: Setting, value: object) -> Any:
                 raise InvalidField(name, f"{name} must be an integer")
             _in_range(setting, value)
         case "float":
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+            if not is_number(value):
                 raise InvalidField(name, f"{name} must be a number")
             _in_range(setting, value)
         case "time":
-            if value is not None and (
-                not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value)
-            ):
+            if value is not None and not is_number(value):
                 raise InvalidField(name, f"{name} must be a time in epoch seconds or null")
         case "choice":
             if not isinstance(value, str) or value not in setting.choices:
