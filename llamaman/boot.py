@@ -1,6 +1,6 @@
 """From a configuration to a kernel: everything of the boot that does not need the event loop.
 
-Order: data directory and its lock, store, plugins, settings, keys, library, runtimes.
+Order: data directory and its lock, store, plugins, settings, keys, users, library, runtimes.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import time
 from dataclasses import replace
 
 from llamaman.builtin import BuiltIn
-from llamaman.core import discovery, facade, storage
+from llamaman.core import audit_events, discovery, facade, storage
+from llamaman.core.accounts.accounts import Accounts
 from llamaman.core.api_keys import Keys
+from llamaman.core.audit import Audit
 from llamaman.core.config import Config
 from llamaman.core.datadir import open_data_dir
 from llamaman.core.events import Events
@@ -31,7 +33,7 @@ from llamaman.version import __version__
 
 log = logging.getLogger("llamaman")
 
-#: What the kernel and the library keep in the store; users and sessions are reserved for it.
+#: What the kernel and the library keep in the store.
 KERNEL_COLLECTIONS = ("instances", "downloads", "presets", "settings", "api_keys", "users", "sessions")
 
 
@@ -59,14 +61,20 @@ def build_kernel(config: Config) -> Kernel:
         if record.state == "broken":
             log.error("plugin %s is broken: %s", record.name, record.reason)
     events = Events()
+    audit = Audit(config.data_dir / "audit")
+    audit_events.follow(audit, events)
     settings = Settings(config.node_name, events=events, environ=os.environ)
     settings.declare(CORE_SETTINGS, "llamaman")
     _declare_plugin_settings(hooks, settings)
     settings.seal(store)
     for warning in config.warnings_without(settings.variables()):
         log.warning("%s", warning)
+    # Before anything else is written: that it has never had a user is told by an empty store alone.
+    accounts = Accounts(store, events, root=secrets, install_id=data_dir.install_id, data_dir=config.data_dir)
+    accounts.ensure_first(config.admin_user, config.admin_password)
     keys = Keys(store, events)
     keys.ensure_bootstrap(config.bootstrap_api_key)
+    _forget_credentials()
     library = Library(
         config,
         store,
@@ -89,6 +97,8 @@ def build_kernel(config: Config) -> Kernel:
         hooks=hooks,
         settings=settings,
         keys=keys,
+        accounts=accounts,
+        audit=audit,
         library=library,
         jobs=Jobs(),
         runtimes=runtimes,
@@ -108,6 +118,13 @@ def build_kernel(config: Config) -> Kernel:
         )
     )
     return kernel
+
+
+def _forget_credentials() -> None:
+    """Take first credentials out of the environment: no child, and no crash report, shall hold them."""
+    for variable in ("LLAMAMAN_ADMIN_PASSWORD", "LLAMAMAN_BOOTSTRAP_API_KEY"):
+        os.environ.pop(variable, None)
+        os.environ.pop(f"{variable}_FILE", None)
 
 
 def _declare_plugin_settings(hooks: Hooks, settings: Settings) -> None:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import socket
 import threading
 import time
 from collections.abc import Awaitable, Mapping
 from typing import Any, cast
 
 from llamaman.core import collector, planner
+from llamaman.core.accounts.sessions import presession_csrf
 from llamaman.core.admission import Policy
 from llamaman.core.events import Event
 from llamaman.core.instance import Instance
@@ -27,13 +29,17 @@ from llamaman.gateway import pipeline as gateway
 from llamaman.gateway.admin_socket import prepare_runtime_dir, socket_path
 from llamaman.gateway.dialect import Dialect
 from llamaman.gateway.doors import InstanceDoors
+from llamaman.gateway.event_feed import EventFeed
 from llamaman.gateway.front_door import FrontDoor
+from llamaman.gateway.gate import Gate, GateParts
 from llamaman.gateway.hop import Hop
+from llamaman.gateway.in_flight import InFlight
 from llamaman.gateway.limits import BodyBudget, Limits, Surface
 from llamaman.gateway.listeners import Listeners
 from llamaman.gateway.log_stream import LogStreams
 from llamaman.gateway.native import Native
 from llamaman.gateway.pool import Pools
+from llamaman.gateway.streams import StreamCount
 from llamaman.gateway.surfaces import build_tables
 from llamaman.gateway.upstream import Address, Upstream
 from llamaman.records import Exit, InstanceEvent, Job, RouteSet, Runtime, State, StreamRoute
@@ -50,6 +56,8 @@ ASSEMBLED_S = 30.0
 CAUSE_LINES = 60
 ROTATE_EVERY_S = 10.0
 REFRESH_EVERY_S = 15.0
+SESSIONS_EVERY_S = 60.0
+AUDIT_EVERY_S = 3600.0
 LOGS_TOTAL_BYTES = 1 << 30
 
 
@@ -69,9 +77,10 @@ class House:
         kernel.instances.subscribe(self._pools.changed)
         if kernel.hooks.has("instance_event"):
             kernel.instances.subscribe(self._tell_plugins)
+        self._gate = Gate(_gate_parts(kernel))
         self._pipeline = gateway.Pipeline(
             gateway.Parts(
-                keys=kernel.keys,
+                identify=self._gate.identify,
                 library=kernel.library,
                 registry=kernel.instances,
                 pools=self._pools,
@@ -100,10 +109,13 @@ class House:
         manage = self._listeners.reserve(config.host, config.port)
         runtime_dir = prepare_runtime_dir(config.runtime_dir)
         dialects, streams, route_sets = _sort_routes(kernel)
-        log_streams = LogStreams(lambda instance_id: kernel.instances.view(instance_id).log_path)
-        tables = build_tables(
-            dialects, Native(), [("llamaman", log_streams.route()), *streams], on_broken=self._broken
-        )
+        loop = asyncio.get_running_loop()
+        count = StreamCount()
+        log_streams = LogStreams(lambda instance_id: kernel.instances.view(instance_id).log_path, count=count)
+        events = EventFeed(kernel.events, loop, count=count)
+        own = [("llamaman", log_streams.route()), ("llamaman", events.route())]
+        tables = build_tables(dialects, Native(), [*own, *streams], on_broken=self._broken)
+        kernel.requests = InFlight(self._pipeline.exchanges, loop)
 
         def make_app(secret: bytes) -> Any:
             from llamaman.dashboard.app import create_app
@@ -126,14 +138,17 @@ class House:
 
         hop = Hop(upstream, dashboard.secret, ready, dashboard.is_public)
         self._door = FrontDoor(
-            tables, self._pipeline, kernel.keys, lambda: bool(kernel.settings.get("require_auth")), hop
+            tables, self._pipeline, self._gate, lambda: bool(kernel.settings.get("require_auth")), hop
         )
-        loop = asyncio.get_running_loop()
 
         def revoked(key_id: str) -> None:
             loop.call_soon_threadsafe(self._pipeline.exchanges.revoke, key_id)
 
+        def session_ended(session_id: str) -> None:
+            loop.call_soon_threadsafe(self._pipeline.exchanges.revoke_session, session_id)
+
         kernel.keys.on_revoke(revoked)
+        kernel.accounts.sessions.on_end(session_ended)
 
         def preset_changed(event: Event) -> None:
             loop.call_soon_threadsafe(kernel.instances.preset_saved, event.data["model"])
@@ -168,6 +183,11 @@ class House:
             log.warning(
                 "listening on every address of this machine; set LLAMAMAN_HOST=127.0.0.1 to narrow it"
             )
+        if link := kernel.setup_link():
+            log.warning(
+                "no user exists yet; make the first one at %s (from another machine: its name for localhost)",
+                link,
+            )
 
     def _start_dashboard(self) -> None:
         """Import Flask on the first management request, or soon: not while a first answer is waited for."""
@@ -196,6 +216,8 @@ class House:
             close = getattr(runtime, "close", None)
             if close:
                 await _step(f"runtime {runtime.name}", asyncio.to_thread(close))
+        await _step("sessions", asyncio.to_thread(kernel.accounts.sessions.flush))
+        await _step("audit log", asyncio.to_thread(kernel.audit.close))
 
     def _tell_plugins(self, instance: Instance, previous: State | None) -> None:
         self._transitions.put(
@@ -235,12 +257,31 @@ class House:
 
         kernel.jobs.add(Job("rotate-logs", ROTATE_EVERY_S, rotate), "llamaman")
         kernel.jobs.add(Job("refresh-models", REFRESH_EVERY_S, self._refresh_models), "llamaman")
+        kernel.jobs.add(Job("flush-sessions", SESSIONS_EVERY_S, kernel.accounts.sessions.flush), "llamaman")
+        kernel.jobs.add(Job("prune-audit", AUDIT_EVERY_S, kernel.audit.prune), "llamaman")
         for given in kernel.hooks.job_declare():
             try:
                 kernel.jobs.add(given.value, given.plugin)
             except ValueError as error:
                 kernel.hooks.mark_broken(given.plugin, f"job '{given.value.name}': {error}")
         kernel.jobs.start()
+
+
+def _gate_parts(kernel: Kernel) -> GateParts:
+    config = kernel.config
+    name = socket.gethostname()
+    return GateParts(
+        keys=kernel.keys,
+        require_auth=lambda: bool(kernel.settings.get("require_auth")),
+        accounts=kernel.accounts,
+        presession_csrf=lambda value: presession_csrf(kernel.secrets, value),
+        install_id=kernel.accounts.install_id,
+        trusted_proxies=config.trusted_proxies,
+        allowed_hosts=config.allowed_hosts,
+        public_url=config.public_url,
+        cors_origins=config.cors_origins,
+        host_names=(name, name.partition(".")[0]),
+    )
 
 
 async def _step(what: str, work: Awaitable[object]) -> None:

@@ -18,10 +18,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llamaman.core import launch, planner
+from llamaman.core import launch, launch_events, planner
 from llamaman.core import messages as m
-from llamaman.core.admission import Admit, Confirm, Launcher, Policy, decide
-from llamaman.core.breaker import Breaker
+from llamaman.core.admission import Admit, Confirm, Launcher, Policy, Refuse, decide
+from llamaman.core.breaker import Breaker, Open
 from llamaman.core.engine_client import Connect
 from llamaman.core.events import Events
 from llamaman.core.instance import Instance
@@ -110,7 +110,7 @@ class Instances:
         self._admission = asyncio.Lock()  # one launch at a time decides what fits, in the order of asking
         self._closing = False
         self._services = Services(
-            start=self._runner(self._starts),
+            start=self._start_engine,
             stop=self._runner(self._stops),
             inspect=self._runner(self._inspects),
             persist=self._persist,
@@ -171,6 +171,19 @@ class Instances:
         :raises Conflict: it is neither.
         """
         self._call(self._remove(instance_id, actor))
+
+    def pause(self, instance_id: str) -> Open | None:
+        """How long requests for a failed instance are still refused, because its configuration keeps dying.
+
+        :raises NotFound: there is none of this id.
+        """
+        return self._breaker.check(self._require(instance_id).config_hash, time.monotonic())
+
+    def decision(
+        self, launcher: Launcher, *, embedding: bool = False, starting: str | None = None
+    ) -> Admit | Confirm | Refuse:
+        """What would be decided about one more running model now; nothing happens."""
+        return decide(launcher, self.views(), self._p.policy(), embedding=embedding, starting=starting)
 
     def next_port(self) -> int | None:
         """The first free public port, or None."""
@@ -630,6 +643,16 @@ class Instances:
             actor=actor,
             reason=instance.reason,
         )
+
+    async def _start_engine(self, start: Callable[[LaunchPlan], Handle], plan: LaunchPlan) -> Handle:
+        actor = instance.actor if (instance := self._all.get(plan.instance_id)) else ""
+        try:
+            handle = await self._in(self._starts, start, plan)
+        except LlamaManError as error:
+            launch_events.failed(self._p.events, plan, actor, error)
+            raise
+        launch_events.started(self._p.events, plan, actor)
+        return handle
 
     # --- small things --------------------------------------------------------------------------------
 

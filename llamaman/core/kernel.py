@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any, Protocol
 
+from llamaman.core.accounts.accounts import Accounts
+from llamaman.core.audit import Audit
 from llamaman.core.auth import Keys
 from llamaman.core.config import Config
 from llamaman.core.datadir import DataDir
@@ -25,6 +28,16 @@ from llamaman.core.store import Store
 from llamaman.records import PluginRecord, Runtime
 
 
+class Requests(Protocol):
+    """The inference requests in flight. Thread-safe; the front door keeps them."""
+
+    def views(self) -> Sequence[Any]:
+        """Every one that is not answered yet."""
+
+    def cancel(self, request_id: str, actor: str) -> None:
+        """End one; NotFound when it is over."""
+
+
 @dataclass(slots=True)
 class Kernel:
     """Every service, by its room."""
@@ -37,15 +50,22 @@ class Kernel:
     hooks: Hooks
     settings: Settings
     keys: Keys
+    accounts: Accounts
+    audit: Audit
     library: Library
     jobs: Jobs
     runtimes: Mapping[str, Runtime]
     loaded: Sequence[PluginRecord]
     started_at: float
     instances: Instances = field(init=False)
+    requests: Requests = field(init=False)
     facades: Facades = field(init=False)
 
     @property
     def plugins(self) -> Sequence[PluginRecord]:
         """Installed plugins as they are now: one that failed later is broken too."""
         return with_failures(self.loaded, self.hooks.broken())
+
+    def setup_link(self) -> str | None:
+        """Where the first user is made, with the one-time code; None once there is one."""
+        return self.accounts.setup.link(self.config.public_url or f"http://localhost:{self.config.port}")

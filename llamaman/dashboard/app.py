@@ -16,7 +16,7 @@ from werkzeug.exceptions import HTTPException
 
 from llamaman.access import Access
 from llamaman.core.auth import authorise
-from llamaman.dashboard import rest
+from llamaman.dashboard import audit_trail, rest
 from llamaman.dashboard.http import error_response, unexpected_response
 from llamaman.dashboard.mount import Seal, mount
 from llamaman.dashboard.openapi import Described, document
@@ -62,6 +62,7 @@ def create_app(
 
     app = bare()
     app.extensions[_SEAL] = seal
+    audit_trail.attach(app, kernel, _pattern)
 
     def all_routes() -> list[RouteRow]:
         # What the loop serves too, it serves first: its row is the true one.

@@ -6,16 +6,20 @@ A blueprint that needs more says so here, so that what management can do to the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from llamaman.records import InstanceView, LaunchRequest, PluginRecord, Runtime
 
 if TYPE_CHECKING:
     from llamaman.core.accounts.accounts import Accounts
+    from llamaman.core.admission import Admit, Confirm, Launcher, Refuse
+    from llamaman.core.audit import Audit
     from llamaman.core.auth import Keys
+    from llamaman.core.breaker import Open
     from llamaman.core.config import Config
     from llamaman.core.events import Events
     from llamaman.core.settings import Settings
+    from llamaman.gateway.in_flight import RequestView
     from llamaman.library.library import Library
 
 
@@ -46,31 +50,22 @@ class Instances(Protocol):
     def remove(self, instance_id: str, actor: str) -> None:
         """Forget it; Conflict unless it is stopped or failed."""
 
+    def pause(self, instance_id: str) -> Open | None:
+        """How long its configuration's deaths keep requests away, and why; NotFound."""
+
+    def decision(
+        self, launcher: Launcher, *, embedding: bool = False, starting: str | None = None
+    ) -> Admit | Confirm | Refuse:
+        """What would be decided about one more running model now."""
+
     def next_port(self) -> int | None:
         """The first free public port."""
-
-
-class Audit(Protocol):
-    """The audit log. Thread-safe; recording never blocks."""
-
-    def record(
-        self,
-        action: str,
-        *,
-        actor: str,
-        address: str | None,
-        object: str = "",
-        changes: Mapping[str, Any] | None = None,
-        outcome: Literal["ok", "refused", "failed"] = "ok",
-        detail: str = "",
-    ) -> None:
-        """Note what somebody did, or tried to."""
 
 
 class Requests(Protocol):
     """Inference requests in flight. Thread-safe."""
 
-    def views(self) -> Sequence[Any]:
+    def views(self) -> Sequence[RequestView]:
         """Every one that is not answered yet."""
 
     def cancel(self, request_id: str, actor: str) -> None:

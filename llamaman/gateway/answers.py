@@ -20,6 +20,18 @@ _OURS = frozenset(
 )
 
 
+#: What every answer of a surface carries, refusals included. An instance port is one more origin on this host,
+#: whose page may show what a model says: it may talk to itself alone, and nobody may frame it.
+STANDING: dict[str, bytes] = {
+    "instance": (
+        b"content-security-policy: default-src 'self'; script-src 'self' 'unsafe-inline' 'wasm-unsafe-eval'; "
+        b"style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; connect-src 'self'; form-action 'self'; "
+        b"frame-ancestors 'none'; base-uri 'none'; object-src 'none'\r\n"
+        b"x-content-type-options: nosniff\r\ncross-origin-opener-policy: same-origin\r\n"
+    )
+}
+
+
 def status_line(status: int) -> bytes:
     """The first line of an answer; an unassigned status gets an empty reason."""
     return STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status

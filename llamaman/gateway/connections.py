@@ -102,13 +102,21 @@ class Connections:
             self._refused.discard(connection)
             return
         self.members.discard(connection)
-        group = connection.group
-        if group is not None:
-            left = self._groups[group] - 1
-            if left:
-                self._groups[group] = left
-            else:
-                del self._groups[group]
+        if connection.group is not None:
+            self._count_out(connection.group)
+
+    def vouch(self, connection: Connection) -> None:
+        """Whoever came with a valid key does not count against the address any more, only in all."""
+        group, connection.group = connection.group, None
+        if group is not None and connection in self.members:
+            self._count_out(group)
+
+    def _count_out(self, group: str) -> None:
+        left = self._groups[group] - 1
+        if left:
+            self._groups[group] = left
+        else:
+            del self._groups[group]
 
     def _sweep(self, loop: asyncio.AbstractEventLoop) -> None:
         self.date_line = date_and_server()

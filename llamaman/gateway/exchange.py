@@ -224,6 +224,13 @@ class Exchanges:
         for exchange in self.all():
             exchange.end(reason)
 
+    def revoke_session(self, session_id: str) -> int:
+        """End the exchanges of a session; returns how many there were."""
+        mine = [e for e in self._running.values() if e.identity.session == session_id]
+        for exchange in mine:
+            exchange.end(Unauthorized("this session has ended; log in again"))
+        return len(mine)
+
     def revoke(self, key_id: str) -> int:
         """End the exchanges of a key; returns how many there were."""
         mine = [e for e in self._running.values() if e.identity.key_id == key_id]

@@ -10,17 +10,19 @@ import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
-from llamaman.core.auth import Keys, authorise
+from llamaman.access import Access
+from llamaman.core.auth import authorise
 from llamaman.errors import LlamaManError, MethodNotAllowed, NotFound
-from llamaman.gateway.admin_socket import admin_identity
 from llamaman.gateway.exchange import OpenStream
+from llamaman.gateway.gate import Gate
 from llamaman.gateway.hop import Hop, forward_to_flask, reply
 from llamaman.gateway.limits import BodyTooLarge, BodyTooSlow, BufferFull, ClientGone
 from llamaman.gateway.pipeline import Pipeline
 from llamaman.gateway.request import Request
 from llamaman.gateway.routes import Table
+from llamaman.gateway.streams import values_for
 from llamaman.gateway.surfaces import Entry, Fixed, Inference, Tables
-from llamaman.records import Identity, StreamRoute
+from llamaman.records import StreamRoute
 
 Receive = Callable[[], Any]
 Send = Callable[[dict[str, Any]], Any]
@@ -33,7 +35,7 @@ class FrontDoor:
         self,
         tables: Tables,
         pipeline: Pipeline,
-        keys: Keys,
+        gate: Gate,
         require_auth: Callable[[], bool],
         hop: Hop,
     ) -> None:
@@ -44,7 +46,7 @@ class FrontDoor:
             "admin": tables.admin,
         }
         self._pipeline = pipeline
-        self._keys = keys
+        self._gate = gate
         self._require_auth = require_auth
         self._hop = hop
 
@@ -61,15 +63,20 @@ class FrontDoor:
                     request, send, target.dialect, target.route, match.values, target.level
                 )
                 return
-            if isinstance(target, Fixed):
-                await _fixed(send, target)
-                return
         try:
-            if match is not None and isinstance(match.target, StreamRoute):
-                await self._stream(request, send, match.target, dict(match.values))
+            if match is not None and isinstance(match.target, Fixed):
+                self._gate.check_name(request)
+                await _fixed(send, match.target)
+            elif match is not None and isinstance(match.target, StreamRoute):
+                await self._stream(request, send, match.target, values_for(match.target, match.values, head))
+            elif head.method == "OPTIONS" and (methods := _shared(table, request)):
+                headers = self._gate.preflight(request, methods)
+                await send({"type": "http.response.start", "status": 204, "headers": headers})
+                await send({"type": "http.response.body", "body": b"", "more_body": False})
             elif request.surface.name in ("manage", "admin"):
-                await forward_to_flask(scope, receive, send, self._identify(request), self._hop)
+                await self._ask_flask(scope, receive, send, request)
             else:
+                self._gate.check_name(request)
                 raise _unknown(table, head.method, head.path, request.surface.name)
         except LlamaManError as error:
             await _refuse(send, error)
@@ -84,13 +91,14 @@ class FrontDoor:
         except ClientGone:
             return
 
-    def _identify(self, request: Request) -> Identity:
-        if request.surface.name == "admin":
-            return admin_identity(request.peer_uid)
-        return self._keys.authenticate(request.head.headers)
+    async def _ask_flask(self, scope: dict[str, Any], receive: Receive, send: Send, request: Request) -> None:
+        identity = self._gate.identify(request, shared=False)
+        caller = await self._gate.confirm_owner(request, self._gate.caller(request, identity))
+        page = self._gate.login_page(request) if identity.kind == "none" else None
+        await forward_to_flask(scope, receive, send, caller, self._hop, login_page=page)
 
     async def _stream(self, request: Request, send: Send, route: StreamRoute, values: dict[str, str]) -> None:
-        identity = self._identify(request)
+        identity = self._gate.identify(request, shared=False)
         authorise(identity, route.access, require_auth=self._require_auth())
         items = route.open(identity, values)
         stream = OpenStream(identity)
@@ -135,6 +143,20 @@ async def _refuse(send: Send, error: LlamaManError) -> None:
     if error.status == 401:
         headers.append((b"www-authenticate", b"Bearer"))
     await reply(send, error.status, {"error": error.message}, headers)
+
+
+def _shared(table: Table[Entry], request: Request) -> list[str]:
+    """The methods that pages of other origins may use on a path; none unless this is a preflight."""
+    named = request.head.named
+    if b"origin" not in named or b"access-control-request-method" not in named:
+        return []
+    path = request.head.path
+    found = []
+    for method in table.methods(path):
+        match = table.match(method, path)
+        if match and isinstance(match.target, Inference) and match.target.level is Access.INFERENCE:
+            found.append(method)
+    return found
 
 
 def _unknown(table: Table[Entry], method: str, path: str, surface: str) -> LlamaManError:

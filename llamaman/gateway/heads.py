@@ -9,6 +9,7 @@ made here: routing, access and forwarding use its single decoded path. Pure: byt
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
@@ -33,7 +34,8 @@ class Head(NamedTuple):
     A named tuple because it is built once per request: immutable, slotted, and three times cheaper than a
     frozen dataclass. `path` is percent-decoded once; `raw_path` and `query` are the client's bytes. `headers`
     have lower-case names; names with an underscore were dropped, because CGI-like layers read `_` as `-`.
-    `content_length` is None when the client sent none.
+    `content_length` is None when the client sent none. `named` holds the headers that decide something (who asks,
+    from where, how the body is framed); values of those that may repeat are joined with commas, in order.
     """
 
     method: str
@@ -47,6 +49,7 @@ class Head(NamedTuple):
     chunked: bool
     expect_continue: bool
     keep_alive: bool
+    named: Mapping[bytes, bytes]
 
 
 _TOKEN = b"!#$%&'*+-.^_`|~0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
@@ -60,6 +63,8 @@ _HOST = re.compile(
 # Headers that may stand in a head once; of these some decide its framing and some who the client is.
 _ONCE = frozenset(
     {
+        b"access-control-request-method",
+        b"access-control-request-private-network",
         b"authorization",
         b"content-length",
         b"content-type",
@@ -67,10 +72,17 @@ _ONCE = frozenset(
         b"expect",
         b"host",
         b"origin",
+        b"referer",
+        b"sec-fetch-mode",
+        b"sec-fetch-site",
         b"transfer-encoding",
         b"x-api-key",
+        b"x-csrf-token",
     }
 )
+# Lists: what several proxies add to, one after the other.
+_JOINED = frozenset({b"access-control-request-headers", b"connection", b"forwarded", b"via", b"x-real-ip"})
+_PLAIN, _SINGLE, _LIST = 0, 1, 2
 _METHODS = {name.encode(): name for name in ("GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")}
 
 
@@ -87,19 +99,21 @@ def _method(method: bytes) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _name(wire_name: bytes) -> tuple[bytes, bool]:
-    """A header name in lower case (b"" when it is to be dropped), and whether its value matters here."""
+def _name(wire_name: bytes) -> tuple[bytes, int]:
+    """A header name in lower case (b"" when it is to be dropped), and whether and how often it may decide."""
     if not wire_name or wire_name.translate(None, _TOKEN):
         raise BadHead("a header name contains a character that is not allowed there")
     name = wire_name.lower()
     if b"_" in name:
-        return b"", False
-    return name, name in _ONCE or name == b"connection" or name.startswith(b"x-cluster-")
+        return b"", _PLAIN
+    if name in _ONCE or name.startswith(b"x-cluster-"):
+        return name, _SINGLE
+    return name, _LIST if name in _JOINED or name.startswith(b"x-forwarded-") else _PLAIN
 
 
 @lru_cache(maxsize=512)
-def _host(value: bytes) -> str:
-    """A Host value of valid grammar as text."""
+def host_text(value: bytes) -> str:
+    """A Host value as text in lower case. Raises BadHead when its grammar is broken."""
     if _HOST.fullmatch(value) is None:
         raise BadHead("the Host header must be one host name or address with an optional port")
     port = value.rpartition(b"]")[2].partition(b":")[2]
@@ -165,10 +179,10 @@ def check_head(
     kept: list[Header] = []
     seen: dict[bytes, bytes] = {}
     for wire_name, value in headers:
-        name, watched = _name(wire_name)
-        if watched:
+        name, kind = _name(wire_name)
+        if kind:
             if name in seen:
-                if name != b"connection":
+                if kind == _SINGLE:
                     raise BadHead(f"the header {name.decode()} was sent more than once")
                 seen[name] += b"," + value
             else:
@@ -214,11 +228,12 @@ def check_head(
         query,
         kept,
         http_version,
-        _host(host),
+        host_text(host),
         content_length,
         encoding is not None,
         expect is not None and http_version == "1.1" and expect.lower() == b"100-continue",
         keep_alive,
+        seen,
     )
 
 

@@ -9,28 +9,40 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
 from llamaman.gateway.caller import HEADER, Caller, seal
+from llamaman.gateway.cross_site import READING, is_form_page
+from llamaman.gateway.lanes import Lane, hashes_password, password_lane
+from llamaman.gateway.limits import ClientGone
 from llamaman.gateway.upstream import Upstream, UpstreamError
-from llamaman.records import Identity
+from llamaman.gateway.upstream_response import Response
+from llamaman.limits import FORM_BODY, MANAGEMENT_BODY
 
 if TYPE_CHECKING:
     from llamaman.gateway.request import Request
 
-BODY_LIMIT: Final = 1 << 20
 READY_S: Final = 5.0
 #: A stop that drains, or a restart, answers when it is done.
 SILENCE_S: Final = 900.0
 
 CROSSING: Final = frozenset(
-    {b"accept", b"accept-language", b"content-type", b"if-none-match", b"if-modified-since"}
+    {
+        b"accept",
+        b"accept-language",
+        b"content-type",
+        b"if-none-match",
+        b"if-modified-since",
+        b"referer",
+        b"user-agent",
+    }
 )
+FORM: Final = b"application/x-www-form-urlencoded"
 _SEALED: Final = HEADER.lower().encode()
 _DROPPED: Final = frozenset({b"connection", b"keep-alive", b"transfer-encoding", b"date", b"server", b"via"})
-_WITH_BODY: Final = frozenset({"POST", "PUT", "PATCH"})
 
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 Receive = Callable[[], Awaitable[dict[str, Any]]]
@@ -43,39 +55,51 @@ class Hop:
 
     :ivar secret: seals the caller, see :mod:`llamaman.gateway.caller`.
     :ivar is_ready: whether Flask listens; it starts after the front door.
-    :ivar is_public: (method, path) -> whether strangers may have it.
+    :ivar is_public: (method, path) -> whether strangers may have it; form pages always are.
+    :ivar passwords: how many of the requests that check a password run at a time.
     """
 
     upstream: Upstream
     secret: bytes
     is_ready: Callable[[], bool] = lambda: True
     is_public: Callable[[str, str], bool] = lambda method, path: False
+    passwords: Lane = field(default_factory=password_lane)
+
+    def is_open(self, method: str, path: str) -> bool:
+        """Whether strangers' requests are for Flask to judge."""
+        return is_form_page(path) or self.is_public(method, path)
 
 
 async def forward_to_flask(
     scope: dict[str, Any],
     receive: Receive,
     send: Send,
-    identity: Identity,
+    caller: Caller,
     hop: Hop,
+    *,
+    login_page: str | None = None,
 ) -> None:
     """Answer a management request by asking Flask.
 
-    Refused here, before the body is read: strangers on anything but public paths (401), a body that is not
-    JSON (415) or over 1 MiB (413).
+    Refused here, before the body is read: strangers on anything but public paths (401, or a redirect to the
+    ``login_page`` where there is one), a body of the wrong type (415) or too large (413).
+
+    :raises TooManyRequests: too many passwords are being checked.
     """
     request: Request = scope["extensions"]["llamaman.request"]
     method, path, headers = scope["method"], scope["path"], scope["headers"]
-    if identity.kind == "none" and not hop.is_public(method, path):
-        await reply(send, 401, {"error": "API key required"}, [(b"www-authenticate", b"Bearer")])
+    if caller.identity.kind == "none" and not hop.is_open(method, path):
+        if login_page is not None:
+            await _redirect(send, login_page)
+        else:
+            await reply(send, 401, {"error": "API key required"}, [(b"www-authenticate", b"Bearer")])
         return
-    problem = _body_problem(method, headers, request)
+    limit = FORM_BODY if is_form_page(path) else MANAGEMENT_BODY
+    problem = _body_problem(method, path, headers, request, limit)
     if problem is not None:
         await reply(send, problem[0], {"error": problem[1]})
         return
-    body = await request.read_body(BODY_LIMIT) if not request.body_complete or request.received else b""
-    peer = request.peer
-    caller = Caller(identity, request.surface.name, peer[0] if peer else None)
+    body = await request.read_body(limit) if not request.body_complete or request.received else b""
     crossing = [header for header in headers if header[0] in CROSSING]
     crossing.append((_SEALED, seal(caller, hop.secret)))
     target = quote(path, safe="/:@!$&'()*+,;=~").encode()
@@ -84,13 +108,24 @@ async def forward_to_flask(
     if not await _wait_ready(hop):
         await reply(send, 503, {"error": "the management API is starting"}, [(b"retry-after", b"2")])
         return
-    try:
-        answer = await hop.upstream.request(
-            method, target, crossing, body, silence_s=SILENCE_S, host=b"llamaman"
-        )
-    except UpstreamError as error:
-        await _broken(send, error)
-        return
+    async with _turn(hop, method, path):
+        if request.is_gone:
+            raise ClientGone("the client left before its turn")
+        try:
+            answer = await hop.upstream.request(
+                method, target, crossing, body, silence_s=SILENCE_S, host=b"llamaman"
+            )
+        except UpstreamError as error:
+            await _broken(send, error)
+            return
+    await _pass_back(send, answer)
+
+
+def _turn(hop: Hop, method: str, path: str) -> AbstractAsyncContextManager[None]:
+    return hop.passwords.turn() if hashes_password(method, path) else nullcontext()
+
+
+async def _pass_back(send: Send, answer: Response) -> None:
     started = False
     try:
         await send(
@@ -112,6 +147,16 @@ async def forward_to_flask(
         answer.close()
 
 
+async def _redirect(send: Send, location: str) -> None:
+    headers = [
+        (b"location", location.encode("ascii")),
+        (b"cache-control", b"no-store"),
+        (b"content-type", b"text/plain"),
+    ]
+    await send({"type": "http.response.start", "status": 302, "headers": headers})
+    await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+
 async def reply(send: Send, status: int, body: dict[str, Any], headers: Sequence[Header] = ()) -> None:
     """A short JSON answer of the loop's own."""
     await send(
@@ -124,15 +169,19 @@ async def reply(send: Send, status: int, body: dict[str, Any], headers: Sequence
     await send({"type": "http.response.body", "body": json.dumps(body).encode(), "more_body": False})
 
 
-def _body_problem(method: str, headers: Sequence[Header], request: Request) -> tuple[int, str] | None:
+def _body_problem(
+    method: str, path: str, headers: Sequence[Header], request: Request, limit: int
+) -> tuple[int, str] | None:
     head = request.head
     if not head.chunked and not head.content_length:
         return None
-    if head.content_length is not None and head.content_length > BODY_LIMIT:
-        return 413, f"the request body is larger than {BODY_LIMIT} bytes"
-    kinds = [value for name, value in headers if name == b"content-type"]
-    kind = kinds[0].partition(b";")[0].strip().lower() if kinds else b""
-    if method in _WITH_BODY and kind != b"application/json":
+    if head.content_length is not None and head.content_length > limit:
+        return 413, f"the request body is larger than {limit} bytes"
+    kind = head.named.get(b"content-type", b"").partition(b";")[0].strip().lower()
+    if is_form_page(path):
+        if kind != FORM:
+            return 415, f"send the form as 'Content-Type: {FORM.decode()}' in UTF-8"
+    elif method not in READING and kind != b"application/json":
         return 415, "send the body as 'Content-Type: application/json' in UTF-8"
     if any(name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in headers):
         return 415, "a request body must not be compressed (Content-Encoding)"

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from llamaman.access import Access
-from llamaman.core.auth import Keys, allows_model, authorise
+from llamaman.core.auth import allows_model, authorise
 from llamaman.core.hooks import Hooks
 from llamaman.core.instance import Instance
 from llamaman.core.library_contract import Library
@@ -60,7 +60,7 @@ from llamaman.gateway.request_checks import (
     resolve,
 )
 from llamaman.gateway.upstream import UpstreamError
-from llamaman.records import NOBODY, ForwardCall, ForwardRecord, ModelView, State
+from llamaman.records import NOBODY, ForwardCall, ForwardRecord, Identity, ModelView, State
 
 log = logging.getLogger("llamaman.gateway")
 
@@ -68,6 +68,13 @@ _SUSPICIOUS_FAILURES = 3
 _EXIT_NOTICED_S = 0.2
 _CAUSE_FOUND_S = 1.0
 _HOOK_DEADLINE_S = 5.0
+
+
+class Identify(Protocol):
+    """Says who asks."""
+
+    def __call__(self, request: Request, *, shared: bool) -> Identity:
+        """The caller; raises what the client is told. ``shared``: pages of other origins may ask, too."""
 
 
 class Registry(Protocol):
@@ -99,7 +106,7 @@ class Registry(Protocol):
 class Parts:
     """What the pipeline works with."""
 
-    keys: Keys
+    identify: Identify
     library: Library
     registry: Registry
     pools: Pools
@@ -131,7 +138,7 @@ class Pipeline:
         head = request.head
         exchange: Exchange | None = None
         try:
-            identity = parts.keys.authenticate(head.headers)
+            identity = parts.identify(request, shared=level is Access.INFERENCE)
             exchange = Exchange(request, send, dialect, identity, head.path)
             request.on_gone = exchange.client_left
             if request.is_gone:

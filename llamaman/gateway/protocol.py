@@ -19,7 +19,7 @@ from typing import Any, cast
 
 import httptools
 
-from llamaman.gateway.answers import refusal
+from llamaman.gateway.answers import STANDING, refusal
 from llamaman.gateway.connections import AsgiApp, Connections, address_group
 from llamaman.gateway.heads import BadHead, Head, Header, check_head, check_partial_head, version_of
 from llamaman.gateway.limits import (
@@ -74,7 +74,6 @@ class Connection(asyncio.Protocol):
         "_overhead",
         "_parser",
         "_part",
-        "_scheme_server",
         "_stall_deadline",
         "_target",
         "_transport",
@@ -84,11 +83,13 @@ class Connection(asyncio.Protocol):
         "deadline",
         "group",
         "is_lost",
+        "local",
         "loop",
         "peer",
         "peer_uid",
         "registry",
         "request",
+        "standing",
         "surface",
         "write_paused",
     )
@@ -96,6 +97,7 @@ class Connection(asyncio.Protocol):
     def __init__(self, registry: Connections, surface: Surface, loop: asyncio.AbstractEventLoop) -> None:
         self.registry = registry
         self.surface = surface
+        self.standing = STANDING.get(surface.name, b"")
         self.loop = loop
         self.request: Request | None = None
         self.peer: tuple[str, int] | None = None
@@ -109,7 +111,7 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport = cast(
             asyncio.Transport, None
         )  # set before anything else is called
-        self._scheme_server: tuple[str, int | None] | None = None
+        self.local: tuple[str, int | None] | None = None
         self._parser: httptools.HttpRequestParser | None = None
         self._part = bytearray()  # a head that has not arrived completely
         self._target = b""
@@ -138,7 +140,7 @@ class Connection(asyncio.Protocol):
         if sock.family == socket.AF_UNIX:
             packed = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
             self.peer_uid = struct.unpack("3i", packed)[1]
-            self._scheme_server = (str(transport.get_extra_info("sockname")), None)
+            self.local = (str(transport.get_extra_info("sockname")), None)
         else:
             peername = transport.get_extra_info("peername")
             sockname = transport.get_extra_info("sockname")
@@ -147,7 +149,7 @@ class Connection(asyncio.Protocol):
                 return
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self.peer = (peername[0].removeprefix("::ffff:"), peername[1])
-            self._scheme_server = (sockname[0], sockname[1])
+            self.local = (sockname[0], sockname[1])
             self.group = address_group(self.peer[0])
         reason = self.registry.admit(self)
         if reason is not None:
@@ -364,7 +366,7 @@ class Connection(asyncio.Protocol):
             "root_path": "",
             "headers": head.headers.copy(),
             "client": self.peer,
-            "server": self._scheme_server,
+            "server": self.local,
             "extensions": {"llamaman.request": request},
         }
         try:
@@ -404,7 +406,7 @@ class Connection(asyncio.Protocol):
             return
         request.answered = True
         self.request = None
-        self._refuse(status, sentence, extra, unread=not request.body_complete)
+        self._refuse(status, sentence, extra, headers=request.extra_headers, unread=not request.body_complete)
 
     def answer_done(self, request: Request) -> None:
         """The answer is written: wait for the next request, or end the connection."""
@@ -487,12 +489,21 @@ class Connection(asyncio.Protocol):
         """Drop the connection with everything unsent."""
         self._transport.abort()
 
-    def _refuse(self, status: int, sentence: str, extra: bytes = b"", *, unread: bool = True) -> None:
+    def _refuse(
+        self,
+        status: int,
+        sentence: str,
+        extra: bytes = b"",
+        *,
+        headers: bytes | None = None,
+        unread: bool = True,
+    ) -> None:
         """Answer without an application and end the connection."""
         self._part.clear()
         self.request = None
         if self._transport.is_closing():
             return
+        extra += self.standing if headers is None else headers
         self.write(refusal(status, sentence, self.registry.date_line, extra))
         if unread:
             self._linger()

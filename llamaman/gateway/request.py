@@ -26,6 +26,7 @@ class Request:
     """A request in progress. Made by the connection, used by exactly one handler."""
 
     __slots__ = (
+        "_behind",
         "_body_allowed",
         "_chunked",
         "_chunks",
@@ -44,6 +45,7 @@ class Request:
         "answered",
         "body_complete",
         "buffered",
+        "extra_headers",
         "head",
         "is_gone",
         "on_gone",
@@ -61,6 +63,9 @@ class Request:
         self.started = False  # the answer's head is on its way
         self.answered = False  # the answer is complete
         self.is_gone = False
+        self._behind: str | None = None
+        #: Header lines for the answer, whoever gives it: what the gate found out (CORS). Ends in a line break.
+        self.extra_headers = connection.standing
         #: Called once, on the loop, when the client leaves; cheaper than awaiting ``gone`` in every request.
         self.on_gone: Callable[[], None] | None = None
         self.task: asyncio.Task[None] | None = None
@@ -92,6 +97,23 @@ class Request:
         return self._connection.peer
 
     @property
+    def address(self) -> str | None:
+        """The client's address: the peer's, or whom trusted proxies name; None on a unix socket."""
+        if self._behind is not None:
+            return self._behind
+        peer = self._connection.peer
+        return peer[0] if peer else None
+
+    @address.setter
+    def address(self, value: str | None) -> None:
+        self._behind = value
+
+    @property
+    def local(self) -> tuple[str, int | None] | None:
+        """Our end's address and port; on a unix socket its path and None."""
+        return self._connection.local
+
+    @property
     def peer_uid(self) -> int | None:
         """The client's user id as the kernel vouches for it; None unless on a unix socket."""
         return self._connection.peer_uid
@@ -104,6 +126,11 @@ class Request:
             if self.is_gone:
                 self._gone.set_result(None)
         return self._gone
+
+    def vouch(self) -> None:
+        """The client showed a valid key: its connection does not count against its address."""
+        if self._connection.group is not None:
+            self._connection.registry.vouch(self._connection)
 
     async def read_body(self, limit: int) -> bytes:
         """The whole body, at most `limit` bytes. Asks the client to go on when it sent Expect: 100-continue.
@@ -222,7 +249,7 @@ class Request:
         elif head.http_version == "1.0":
             framing = b"connection: keep-alive\r\n" + framing
         self.started = True
-        lines = status_line(status) + connection.registry.date_line + block + framing
+        lines = status_line(status) + connection.registry.date_line + self.extra_headers + block + framing
         if not self._body_allowed:
             connection.write(lines)
             return

@@ -41,7 +41,7 @@ class Table(Generic[T]):
             raise PluginError(owner, f"route {method} {pattern} is already served by '{taken}'")
         self._owner[method, _shape(pattern)] = pattern, owner
         if "{" in pattern:
-            self._patterns.append((method, tuple(pattern.strip("/").split("/")), target))
+            self._patterns.append((method, tuple(pattern[1:].split("/")), target))
         else:
             self._exact[method, pattern] = Match(target, _NO_VALUES)
 
@@ -55,7 +55,7 @@ class Table(Generic[T]):
         hit = self._exact.get((method, path))
         if hit is not None or not self._patterns:
             return hit
-        segments = path.strip("/").split("/")
+        segments = path[1:].split("/")  # a slash at the end is a segment, too: another path
         for wanted, pattern, target in self._patterns:
             if wanted == method and (values := _values(pattern, segments)) is not None:
                 return Match(target, values)
@@ -64,7 +64,7 @@ class Table(Generic[T]):
     def methods(self, path: str) -> list[str]:
         """The methods that a path has, for a 405."""
         found = {method for method, known in self._exact if known == path}
-        segments = path.strip("/").split("/")
+        segments = path[1:].split("/")
         found.update(m for m, pattern, _ in self._patterns if _values(pattern, segments) is not None)
         return sorted(found)
 

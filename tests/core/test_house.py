@@ -35,6 +35,8 @@ def test_engines_are_stopped_even_when_every_earlier_step_fails(caplog: pytest.L
         instances=SimpleNamespace(shutdown=shutdown),
         hooks=Broken(),
         facades=None,
+        accounts=SimpleNamespace(sessions=Broken()),
+        audit=Broken(),
         runtimes={"process": SimpleNamespace(name="process", close=Broken().close)},
     )
     for name, value in {

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from llamaman.dashboard import pages
 from llamaman.dashboard.rest import (
     about,
+    audit,
     doctor,
     instances,
     keys,
@@ -15,9 +16,12 @@ from llamaman.dashboard.rest import (
     models,
     openapi,
     presets,
+    requests,
+    runtimes,
     sessions,
     settings,
     users,
+    why,
 )
 
 if TYPE_CHECKING:
@@ -45,6 +49,10 @@ def route_sets(
         sessions.routes(kernel),
         me.routes(kernel),
         pages.routes(kernel),
+        runtimes.routes(kernel),
+        requests.routes(kernel),
+        why.routes(kernel),
+        audit.routes(kernel),
         about.routes(kernel, routes),
         doctor.routes(kernel),
         openapi.routes(document),

@@ -9,6 +9,7 @@ from flask import Blueprint, Response, jsonify, request
 
 from llamaman.access import Access, access
 from llamaman.core.auth import allows
+from llamaman.core.events import VIEW_TOPICS
 from llamaman.dashboard.answer_schemas import EVENT, PLUGIN, ROUTE, SYSTEM, TEXT, TIME, list_of, record
 from llamaman.dashboard.bodies import Check, text
 from llamaman.dashboard.http import identity
@@ -24,8 +25,6 @@ from llamaman.version import __version__
 #: What `/api/version` answers: clients of Ollama's API compare it with the features they need.
 OLLAMA_VERSION = "0.32.0"
 
-#: Topics that VIEW may read; every other topic is ADMIN's.
-VIEW_TOPICS = frozenset({"instances", "models", "presets"})
 INSTANCE_TOPIC = "instances"
 
 
