@@ -32,4 +32,4 @@ def site(tmp_path: Path) -> Iterator[Site]:
     """An app without a door, and nobody set up."""
     site = Site(tmp_path)
     yield site
-    site.store.close()
+    site.close()
