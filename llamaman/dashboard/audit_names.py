@@ -16,6 +16,7 @@ NAMES: Final[Mapping[tuple[str, str], str]] = {
     ("DELETE", "/api/instances/{id}/remove"): "instances.remove",
     ("POST", "/api/models/rescan"): "models.rescan",
     ("PUT", "/api/presets/{model_path...}"): "presets.save",
+    ("PATCH", "/api/presets/{model_path...}"): "presets.note",
     ("DELETE", "/api/presets/{model_path...}"): "presets.delete",
     ("POST", "/api/settings"): "settings.change",
     ("POST", "/api/api-keys"): "keys.create",

@@ -19,15 +19,23 @@ from pathlib import Path
 from typing import Any
 
 from llamaman.access import Access, Scope
+from llamaman.core import audit_events
+from llamaman.core.accounts.accounts import Accounts
+from llamaman.core.admission import Admit, Confirm, Launcher, Refuse
+from llamaman.core.audit import Audit
 from llamaman.core.auth import Keys, authorise
+from llamaman.core.breaker import Open
 from llamaman.core.config import Config
 from llamaman.core.events import Events
+from llamaman.core.secrets import RootSecret
 from llamaman.core.settings import Settings
 from llamaman.core.settings_table import CORE_SETTINGS
 from llamaman.dashboard.server import DashboardServer
 from llamaman.errors import Conflict, LlamaManError, NotFound
-from llamaman.gateway.admin_socket import admin_identity, prepare_runtime_dir, socket_path
+from llamaman.gateway.admin_socket import prepare_runtime_dir, socket_path
+from llamaman.gateway.gate import Gate, GateParts
 from llamaman.gateway.hop import Hop, forward_to_flask, reply
+from llamaman.gateway.in_flight import RequestView
 from llamaman.gateway.limits import BodyBudget, Limits, Surface
 from llamaman.gateway.listeners import Listeners
 from llamaman.gateway.log_stream import LogStreams
@@ -66,6 +74,8 @@ class FakeInstances:
         self.launched: list[LaunchRequest] = []
         self.calls: list[tuple[str, ...]] = []
         self.refusal: LlamaManError | Exception | None = None
+        self.pauses: dict[str, Open] = {}
+        self.admission: Admit | Confirm | Refuse = Admit()
 
     def views(self) -> tuple[InstanceView, ...]:
         return tuple(self.all.values())
@@ -138,6 +148,14 @@ class FakeInstances:
             raise Conflict("stop the instance before removing it")
         del self.all[instance_id]
 
+    def pause(self, instance_id: str) -> Open | None:
+        return self.pauses.get(instance_id)
+
+    def decision(
+        self, launcher: Launcher, *, embedding: bool = False, starting: str | None = None
+    ) -> Admit | Confirm | Refuse:
+        return self.admission
+
     def next_port(self) -> int | None:
         taken = {view.port for view in self.all.values()}
         return next((port for port in range(8000, 8003) if port not in taken), None)
@@ -146,6 +164,23 @@ class FakeInstances:
         view = dataclasses.replace(self.view(instance_id), state=state, status=status)
         self.all[instance_id] = view
         return view
+
+
+class FakeRequests:
+    """Requests in flight as records."""
+
+    def __init__(self) -> None:
+        self.all: dict[str, RequestView] = {}
+        self.cancelled: list[tuple[str, str]] = []
+
+    def views(self) -> list[RequestView]:
+        return list(self.all.values())
+
+    def cancel(self, request_id: str, actor: str) -> None:
+        if request_id not in self.all:
+            raise NotFound(f"no request with the id '{request_id}' is running; it may be over already")
+        del self.all[request_id]
+        self.cancelled.append((request_id, actor))
 
 
 @dataclass
@@ -158,8 +193,11 @@ class TestKernel:
     settings: Settings
     events: Events
     keys: Keys
+    accounts: Accounts
     library: Library
     instances: FakeInstances
+    audit: Audit
+    requests: FakeRequests = field(default_factory=FakeRequests)
     plugins: tuple[PluginRecord, ...] = ()
     started_at: float = field(default_factory=time.time)
 
@@ -202,13 +240,15 @@ class Manager:
         headers: Mapping[str, str] | None = None,
         key: str | None = None,
     ) -> tuple[int, Any, HTTPResponse]:
-        """Status, JSON and the answer."""
+        """Status, JSON (text where it is a page) and the answer."""
         connection, answer = self.open(method, path, body, headers, key)
         try:
             data = answer.read()
         finally:
             connection.close()
-        return answer.status, json.loads(data) if data else None, answer
+        if not (answer.getheader("Content-Type") or "").startswith("application/json"):
+            return answer.status, data.decode() or None, answer
+        return answer.status, json.loads(data), answer
 
     def call(self, method: str, path: str, body: Any = None, key: str | None = None) -> tuple[int, Any]:
         """Status and JSON of a well-formed call."""
@@ -238,13 +278,25 @@ def running_manager(
     config = Config.from_environ(environ)
     store = JsonStore(config.data_dir)
     events = Events()
+    accounts = Accounts(
+        store, events, root=RootSecret(bytes(32)), install_id="test-install", data_dir=config.data_dir
+    )
+    audit = Audit(config.data_dir / "audit")
+    audit_events.follow(audit, events)
     settings = Settings(config.node_name, events=events, environ=environ)
     settings.declare(CORE_SETTINGS, "llamaman")
     settings.seal(store)
     library = Library(config, store, events=events)
     library.rescan()
     kernel = TestKernel(
-        config, settings, events, Keys(store, events), library, FakeInstances(config.logs_dir)
+        config,
+        settings,
+        events,
+        Keys(store, events),
+        accounts,
+        library,
+        FakeInstances(config.logs_dir),
+        audit,
     )
     broken: list[tuple[str, str]] = []
 
@@ -284,12 +336,23 @@ def running_manager(
         thread.join(DEADLINE_S)
         loop.close()
         server.stop()
+        audit.close()
         store.close()
 
 
 def _door(kernel: TestKernel, server: DashboardServer) -> Any:
     """The front door's management half."""
     hop: Hop | None = None
+    accounts = kernel.accounts
+    gate = Gate(
+        GateParts(
+            keys=kernel.keys,
+            require_auth=lambda: bool(kernel.settings.get("require_auth")),
+            accounts=accounts,
+            presession_csrf=accounts.sessions.presession_csrf,
+            install_id=accounts.install_id,
+        )
+    )
     streams = LogStreams(lambda instance_id: kernel.instances.view(instance_id).log_path, kernel.keys.is_live)
     route = streams.route()
     before, after = route.pattern.split("{id}")
@@ -301,17 +364,14 @@ def _door(kernel: TestKernel, server: DashboardServer) -> Any:
             hop = Hop(upstream, server.secret, lambda: server.is_ready, server.is_public)
         request = scope["extensions"]["llamaman.request"]
         try:
-            if request.surface.name == "admin":
-                identity = admin_identity(request.peer_uid)
-            else:
-                identity = kernel.keys.authenticate(scope["headers"])
+            identity = gate.identify(request, shared=False)
             path = scope["path"]
             if scope["method"] == "GET" and path.startswith(before) and path.endswith(after):
                 authorise(identity, route.access, require_auth=True)
                 values = {"id": path.removeprefix(before).removesuffix(after)}
                 await _stream(request, send, route.open(identity, values))
                 return
-            await forward_to_flask(scope, receive, send, identity, hop)
+            await forward_to_flask(scope, receive, send, gate.caller(request, identity), hop)
         except LlamaManError as error:
             await reply(send, error.status, {"error": error.message})
 

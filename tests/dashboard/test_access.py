@@ -27,6 +27,8 @@ EXPECTED = {
     ("GET", "/api/presets"): "view",
     ("GET", "/api/presets/{model_path...}"): "view",
     ("GET", "/api/events"): "view",
+    ("GET", "/api/why"): "view",
+    ("GET", "/api/audit"): "admin",
     ("GET", "/api/system-info"): "view",
     ("GET", "/api/llamaman/version"): "view",
     ("GET", "/api/openapi.json"): "view",
