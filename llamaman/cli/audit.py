@@ -96,9 +96,7 @@ def _changes(changes: object) -> str:
         return ""
     parts = []
     for name, value in changes.items():
-        if isinstance(value, list) and len(value) == 2:
-            parts.append(f"{name}: {value[0]} -> {value[1]}")
-        elif isinstance(value, Mapping) and set(value) == {"old", "new"}:
+        if isinstance(value, Mapping) and set(value) == {"old", "new"}:
             parts.append(f"{name}: {value['old']} -> {value['new']}")
         else:
             parts.append(f"{name}: {value}")

@@ -31,7 +31,8 @@ def why(target: str, as_json: bool) -> None:
     table(("FACT", "VALUE"), [(name, value) for name, value in facts if value is not None])
     if answer.get("instances"):
         click.echo()
-        table(("INSTANCE", "PORT", "STATE", "REASON"), [_instance(item) for item in answer["instances"]])
+        heads = ("INSTANCE", "STATE", "ACTIVE", "QUEUED", "REASON")
+        table(heads, [_instance(item) for item in answer["instances"]])
     if answer.get("events"):
         click.echo()
         recent = answer["events"][:_EVENTS_SHOWN]
@@ -39,6 +40,12 @@ def why(target: str, as_json: bool) -> None:
             ("AGE", "EVENT", "ACTOR", "REASON"),
             [(age(event["at"]), event["kind"], event["actor"], event["reason"]) for event in recent],
         )
+
+    lines = (answer.get("detail") or {}).get("log_lines")
+    if lines:
+        click.echo("\nThe end of its log:")
+        for line in lines:
+            click.echo(f"  {escape(line.rstrip(), keep=chr(9))}")
 
 
 @click.group()
@@ -97,7 +104,7 @@ def events(topic: str | None, follow: bool, as_json: bool) -> None:
         if as_json:
             emit_json(found)
         else:
-            table(("AT", "EVENT", "ACTOR", "SUBJECT", "REASON"), [_event(item) for item in found])
+            table(("AT", "TOPIC", "EVENT", "ACTOR", "SUBJECT", "REASON"), [_event(item) for item in found])
         return
     for item in client.events("/api/events/stream", None if topic is None else {"topic": topic}):
         if as_json:
@@ -109,22 +116,12 @@ def events(topic: str | None, follow: bool, as_json: bool) -> None:
 def _event(item: Mapping[str, Any]) -> tuple[str | None, ...]:
     data = item["data"]
     subject = data.get("instance_id") or data.get("model") or data.get("name") or data.get("id")
-    return (
-        clock(item["at"]),
-        item["kind"],
-        item["actor"],
-        None if subject is None else str(subject),
-        item["reason"],
-    )
+    what = None if subject is None else str(subject)
+    return clock(item["at"]), item["topic"], item["kind"], item["actor"], what, item["reason"]
 
 
 def _instance(item: Mapping[str, Any]) -> tuple[object, ...]:
-    return (
-        str(item.get("id"))[:8],
-        item.get("port"),
-        item.get("state") or item.get("status"),
-        item.get("reason"),
-    )
+    return item["id"][:8], item["state"], item["active"], item["queued"], item["reason"]
 
 
 def _ago(since: object) -> str | None:

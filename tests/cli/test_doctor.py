@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -136,3 +138,25 @@ def test_security_is_true_or_false(manager: Manager) -> None:
     status, answer = manager.call("GET", "/api/doctor?security=perhaps", key=key)
     assert status == 400
     assert "security" in answer["error"]
+
+
+def test_only_one_examination_goes_on_at_a_time(manager: Manager, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = manager.key(Scope.ADMIN)
+    begun, go_on = threading.Event(), threading.Event()
+
+    def slow(*_: object, **__: object) -> tuple[()]:
+        begun.set()
+        assert go_on.wait(20)
+        return ()
+
+    assert manager.call("GET", "/api/doctor", key=key)[0] == 200
+    monkeypatch.setattr("llamaman.dashboard.rest.doctor.diagnose", slow)
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(manager.call, "GET", "/api/doctor", None, key)
+        assert begun.wait(20)
+        try:
+            assert manager.call("GET", "/api/doctor", key=key)[0] == 409
+        finally:
+            go_on.set()
+        assert first.result(20)[0] == 200
+    assert manager.call("GET", "/api/doctor", key=key)[0] == 200

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from management_door import Manager
+from management_door import Manager, eventually
 
 from llamaman.access import Scope
 
@@ -235,6 +235,15 @@ def test_from_elsewhere_an_admins_key_does_and_a_smaller_one_is_told_what_is_mis
     assert len(llamaman("sessions", "list", "--json").json) == 1
     assert llamaman("sessions", "end", "--all").status == 0
     assert llamaman("settings", "describe", "require_auth").status == 0
+    assert llamaman("requests", "list", "--json").json == []
+    assert llamaman("events").status == 0
+    assert "tiny-q8_0" in llamaman("why", "tiny-q8_0").out.splitlines()[0]
+    assert llamaman("why", "nothing").status == 1
+    assert eventually(lambda: "eve" in llamaman("audit").out)
+    assert (
+        llamaman("audit", "--action", "users", "--limit", "1", "--json").json[0]["action"].startswith("users")
+    )
+    assert llamaman("doctor", "--json").json["source"] == "manager"
     environment.setenv("LLAMAMAN_API_KEY", ada.key(Scope.MANAGE))
     for arguments in (("users", "list"), ("sessions", "list"), ("setup-link",), ("doctor",), ("audit",)):
         outcome = llamaman(*arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from typing import Final
 
 from flask import Blueprint, Response, jsonify, request
@@ -12,6 +13,7 @@ from llamaman.dashboard.bodies import Check, one_of
 from llamaman.dashboard.operation import operation
 from llamaman.dashboard.services import Services
 from llamaman.doctor import Live, Person, diagnose, failed
+from llamaman.errors import Conflict
 from llamaman.records import RouteSet
 
 _FINDING: Final = record(
@@ -26,6 +28,9 @@ _SECURITY: Final[Check] = one_of("true", "false")
 def routes(kernel: Services) -> RouteSet:
     """The blueprint."""
     blueprint = Blueprint("doctor", __name__)
+    examining = (
+        threading.Lock()
+    )  # it costs processes and flushes: one at a time, and nobody waits in a thread
 
     @blueprint.get("/api/doctor")
     @access(Access.ADMIN)
@@ -33,10 +38,16 @@ def routes(kernel: Services) -> RouteSet:
         "Check the installation; takes some seconds, since engines are started and files flushed.",
         query={"security": _SECURITY},
         answers={200: ("What was found, each with its cure.", _REPORT)},
+        refusals=(409,),
     )
     def examine() -> Response:
         security = _SECURITY("security", request.args.get("security", "false")) == "true"
-        findings = diagnose(kernel.config, live_facts(kernel), security=security)
+        if not examining.acquire(blocking=False):
+            raise Conflict("the manager is being examined already; ask again in some seconds", retry_after=5)
+        try:
+            findings = diagnose(kernel.config, live_facts(kernel), security=security)
+        finally:
+            examining.release()
         report = {
             "source": "manager",
             "node": kernel.config.node_name,
