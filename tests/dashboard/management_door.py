@@ -48,6 +48,7 @@ from llamaman.records import (
     LaunchRequest,
     PluginRecord,
     RouteSet,
+    Runtime,
     State,
 )
 from llamaman.testing.tiny_model import write_tiny_model
@@ -199,6 +200,7 @@ class TestKernel:
     audit: Audit
     requests: FakeRequests = field(default_factory=FakeRequests)
     plugins: tuple[PluginRecord, ...] = ()
+    runtimes: Mapping[str, Runtime] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)
 
 
