@@ -15,6 +15,7 @@ from flask import Flask, Response, g, jsonify, request
 from werkzeug.exceptions import HTTPException
 
 from llamaman.access import Access
+from llamaman.core.accounts.cookies import cookie_name
 from llamaman.core.auth import authorise
 from llamaman.dashboard import audit_trail, rest
 from llamaman.dashboard.http import error_response, unexpected_response
@@ -70,7 +71,8 @@ def create_app(
         return sorted({_row_order(row): row for row in rows}.values(), key=_row_order)
 
     def api_document() -> dict[str, Any]:
-        return document(all_routes(), described(app), version=__version__)
+        cookie = cookie_name(kernel.accounts.install_id, secure=False)
+        return document(all_routes(), described(app), version=__version__, cookie=cookie)
 
     mount(app, seal, CORE, rest.route_sets(kernel, all_routes, api_document), bare)
     for owner in sorted(plugin_routes or {}):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -80,7 +81,9 @@ def test_the_document_is_whole(doc: Document) -> None:
     operations = [each for path in doc["paths"].values() for each in path.values()]
     names = [each["operationId"] for each in operations if "operationId" in each]
     assert len(names) == len(set(names))
-    assert {"bearer", "key", "session", "csrf"} == set(doc["components"]["securitySchemes"])
+    schemes = doc["components"]["securitySchemes"]
+    assert set(schemes) == {"bearer", "key", "session", "csrf"}
+    assert re.fullmatch("llamaman_[0-9a-f]{8}", schemes["session"]["name"])
 
 
 def test_every_value_in_a_path_is_a_parameter(doc: Document) -> None:
@@ -220,11 +223,17 @@ def test_what_settings_answer_can_be_sent_back_as_described(shared_manager: Mana
 # --- answers ---------------------------------------------------------------------------------------------
 
 
+#: What a route must be asked.
+QUERIES = {"/api/why": "?target=tiny-q8_0"}
+#: Answers that no key gets: only sessions have sessions.
+OTHERWISE = frozenset({"/api/me/sessions"})
+
+
 def test_real_answers_are_what_the_document_declares(manager: Manager) -> None:
     key = manager.key(Scope.ADMIN)
     doc = manager.call("GET", "/api/openapi.json", key=key)[1]
     model = str(manager.model)
-    values: dict[str, str] = {"model_path": model.lstrip("/")}
+    values: dict[str, str] = {"model_path": model.lstrip("/"), "name": "Ann"}
     asked: list[tuple[str, str, Any]] = [
         ("post", "/api/instances", {"model_path": model, "parallel": 2, "cache_type_k": None}),
         ("post", "/api/api-keys", {"name": "x", "expires": "2999-01-01T00:00:00Z", "models": ["a"]}),
@@ -232,6 +241,8 @@ def test_real_answers_are_what_the_document_declares(manager: Manager) -> None:
         ("put", "/api/presets/{model_path}", {"ctx_size": 1024, "note": "n", "favorite": True}),
         ("patch", "/api/presets/{model_path}", {"favorite": False}),
         ("post", "/api/models/rescan", None),
+        ("post", "/api/users", {"name": "Ann", "password": "twelve horses run", "role": "viewer"}),
+        ("patch", "/api/users/{name}", {"role": "manager"}),
     ]
     simple = [path for path, each in doc["paths"].items() if "get" in each and set(path) & set("{}") == set()]
     of_sessions_alone = "/api/me/sessions"  # a key has no sessions; test_me_rest.py looks at this one
@@ -253,13 +264,14 @@ def test_real_answers_are_what_the_document_declares(manager: Manager) -> None:
         ("delete", "/api/instances/{id}", None),
         ("delete", "/api/instances/{id}/remove", None),
         ("delete", "/api/presets/{model_path}", None),
+        ("delete", "/api/users/{name}", None),
     ]
     assert len(asked) > 25
     for method, path, body in asked:
         url = path
         for name, value in values.items():
             url = url.replace(f"{{{name}}}", value)
-        status, answer = manager.call(method.upper(), url, body, key)
+        status, answer = manager.call(method.upper(), url + QUERIES.get(path, ""), body, key)
         assert status // 100 == 2, (method, path, answer)
         if (method, path) == ("post", "/api/instances"):
             values["id"] = answer["id"]
