@@ -17,7 +17,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from llamaman.core.accounts.cookies import cookie_name, presession_name, values
-from llamaman.errors import Forbidden, Unauthorized
+from llamaman.errors import Forbidden, LlamaManError, Unauthorized
 from llamaman.gateway.admin_socket import admin_identity
 from llamaman.gateway.caller import Caller
 from llamaman.gateway.client_address import ClientFacts, Network, client_facts, is_loopback
@@ -126,8 +126,13 @@ class Gate:
         named = head.named
         if self._parts.trusted_proxies:
             request.address = self.facts(request).address
-        identity = self._keys.authenticate(named.items())
-        if identity is not NOBODY and identity.kind != "none":
+        try:
+            identity = self._keys.authenticate(named.items())
+        except LlamaManError:
+            if shared and b"origin" in named and self._may_ask(request, named[b"origin"]):
+                request.extra_headers += answer_headers(named[b"origin"])  # so that the page can say why
+            raise
+        if identity.kind != "none":
             request.vouch()
             if shared and b"origin" in named:
                 request.extra_headers += answer_headers(named[b"origin"])
