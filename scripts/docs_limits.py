@@ -59,7 +59,6 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
     ),
     "Management": (
         Bound("dashboard", "THREADS", "", "Management requests worked on at a time."),
-        Bound("dashboard", "MAX_EVENTS", "", "Events in one answer."),
         Bound("core", "RING", "", "Events that are remembered per topic."),
         Bound("core", "MAX_KEYS", "", "API keys."),
         Bound("core", "MAX_NAME", "", "Characters of a key's name."),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from collections.abc import Iterator
 from importlib.metadata import EntryPoint
@@ -17,14 +18,13 @@ from docs_markdown import ROOT, code, first_paragraph, prose, table
 
 def routes() -> str:
     """Every route of every surface with its level, from the tables that the front door itself uses."""
-    rows: dict[tuple[str, str], tuple[set[str], str, str]] = {}
+    rows: dict[tuple[str, str, str, str], set[str]] = {}
     for method, path, surfaces, level, owner in route_rows():
-        known = rows.setdefault((path, method), (set(), level, owner))
-        known[0].update(surfaces)
+        rows.setdefault((path, method, level, owner), set()).update(surfaces)
     order = ("manage", "admin", "proxy", "instance")
     cells = [
         (method, code(path), ", ".join(s for s in order if s in surfaces), level, owner)
-        for (path, method), (surfaces, level, owner) in sorted(rows.items())
+        for (path, method, level, owner), surfaces in sorted(rows.items())
     ]
     levels = (
         ("public", "everybody"),
@@ -52,12 +52,17 @@ def own_plugins() -> list[EntryPoint]:
 
 def route_rows() -> Iterator[tuple[str, str, tuple[str, ...], str, str]]:
     """(method, path, surfaces, level, plugin) of the loop's routes and of Flask's."""
+    from llamaman.core.config import Config
     from llamaman.core.discovery import discover
+    from llamaman.core.events import Events
     from llamaman.core.hooks import FacadeSource, Hooks
+    from llamaman.core.settings import Settings
+    from llamaman.core.settings_table import CORE_SETTINGS
     from llamaman.dashboard.app import app_routes, create_app
     from llamaman.dashboard.services import Services
     from llamaman.gateway.caller import new_secret
     from llamaman.gateway.dialect import Dialect
+    from llamaman.gateway.event_feed import EventFeed
     from llamaman.gateway.log_stream import LogStreams
     from llamaman.gateway.native import Native
     from llamaman.gateway.surfaces import build_tables
@@ -75,17 +80,21 @@ def route_rows() -> Iterator[tuple[str, str, tuple[str, ...], str, str]]:
     for each in given:
         if isinstance(each.value, RouteSet):
             sets.setdefault(each.plugin, []).append(each.value)
-    logs = LogStreams(lambda _instance: Path())
-    tables = build_tables(
-        dialects, Native(), [*streams, ("llamaman", logs.route())], on_broken=plugin_hooks.mark_broken
-    )
+    loop = asyncio.new_event_loop()
+    own = [LogStreams(lambda _instance: Path()).route(), EventFeed(Events(), loop).route()]
+    loop.close()
+    streams += [("llamaman", route) for route in own]
+    tables = build_tables(dialects, Native(), streams, on_broken=plugin_hooks.mark_broken)
     for row in tables.rows():
         yield row.method, row.path, row.surfaces, row.level.value, row.plugin
-    config = SimpleNamespace(llama_container_prefix="")  # all that mounting, as opposed to serving, looks at
-    app = create_app(cast(Services, SimpleNamespace(config=config)), new_secret(), plugin_routes=sets)
-    loop = {(row.method, row.path): row.surfaces for row in tables.rows()}
+    # All that mounting, as opposed to serving, looks at.
+    settings = Settings("docs")
+    settings.declare(CORE_SETTINGS, "llamaman")
+    kernel = SimpleNamespace(config=Config.from_environ({"LLAMAMAN_NODE_NAME": "docs"}), settings=settings)
+    app = create_app(cast(Services, kernel), new_secret(), plugin_routes=sets)
+    on_loop = {(row.method, row.path): row.surfaces for row in tables.rows()}
     for flask in app_routes(app):
-        served_first = loop.get((flask["method"], flask["path"]), ())
+        served_first = on_loop.get((flask["method"], flask["path"]), ())
         surfaces = tuple(s for s in ("manage", "admin") if s not in served_first)
         yield flask["method"], flask["path"], surfaces, flask["level"], flask["plugin"]
 
@@ -141,12 +150,21 @@ def cli() -> str:
         usage = " ".join(
             filter(None, (f"llamaman {name}", "[OPTIONS]" if _options(command) else "", arguments))
         )
-        parts.append(f"\n## llamaman {name}\n\n`{usage}`\n\n{prose(command.help)}\n")
+        parts.append(f"\n## llamaman {name}\n\n`{usage}`\n\n{_described(command)}\n")
         if _options(command):
             rows = [_option_row(option) for option in _options(command)]
             parts += ["\n", table(("Option", "Value", "Default", "Meaning"), rows)]
     parts += ["\n## Exit status\n\n", table(("Status", "Meaning"), exit_statuses())]
     return "".join(parts)
+
+
+def _described(command: click.Command) -> str:
+    """A command's help; a paragraph that click is told not to rewrap is shown as it is."""
+    paragraphs = prose(command.help).split("\n\n")
+    return "\n\n".join(
+        f"```\n{each.strip(chr(8)).strip()}\n```" if each.lstrip().startswith("\b") else each
+        for each in paragraphs
+    )
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:

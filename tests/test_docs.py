@@ -213,6 +213,6 @@ def test_a_command_that_a_sentence_of_the_program_offers_exists() -> None:
     offered: set[str] = set()
     for path in sorted((ROOT / "llamaman").rglob("*.py")):
         for text in sentences(path):
-            offered |= set(re.findall(r"(?:'|`|: )llamaman ([a-z]+(?: [a-z]+)?)", text))
+            offered |= set(re.findall(r"(?:'|`|: )llamaman ([a-z-]+(?: [a-z-]+)?)", text))
     known = commands()
     assert {each for each in offered if each not in known and each.split()[0] not in known} == set()
