@@ -7,6 +7,7 @@ import fcntl
 import json
 import os
 import socket
+import stat
 import time
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
@@ -241,7 +242,8 @@ def test_a_folder_that_takes_no_file_fails_by_a_real_write(config: Make, variabl
 
 def test_a_folder_that_loses_what_is_written_fails(config: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, "No space left on device")
+        if stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
     assert "is full" in the(folders.check_folders(config(), serving=False)[:1], "fail").what
