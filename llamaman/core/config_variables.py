@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from llamaman.core.config_values import Parser
+from llamaman.core.redact import redact
 from llamaman.errors import ConfigError
 
 
@@ -106,7 +107,7 @@ def read_variables(
             problems.append(error.message)
             continue
         except ValueError:
-            told = "(secret, not shown)" if item.secret else repr(given)
+            told = "(secret, not shown)" if item.secret else redact(repr(given))
             problems.append(f"{item.env}: {told} is not allowed; it must be {item.parser.allowed}")
             continue
         if item.required:

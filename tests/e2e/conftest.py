@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import secrets
 import shutil
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,6 +14,8 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 from llamaman.testing import write_temper
 from llamaman.testing.engines import TestEngine, available_engines

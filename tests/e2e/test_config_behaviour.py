@@ -7,8 +7,6 @@ nothing acts on them yet:
   LLAMAMAN_IN_DOCKER, LLAMA_HOST_ADDR, GPU_TYPE
 - cluster: CLUSTER_ENABLED, CLUSTER_SECRET, CLUSTER_ADVERTISE_URL, CLUSTER_NODE_ONLINE_WINDOW_S,
   CLUSTER_ALLOW_RAW_SECRET
-- users and browsers: LLAMAMAN_ADMIN_USER, LLAMAMAN_ADMIN_PASSWORD, LLAMAMAN_TRUSTED_PROXIES,
-  LLAMAMAN_ALLOWED_HOSTS, LLAMAMAN_PUBLIC_URL, LLAMAMAN_CORS_ORIGINS
 - downloads and recording: HF_ENDPOINT, RECORDINGS_DIR
 """
 
@@ -34,6 +32,7 @@ import pytest
 from llamaman.core.config import VARIABLES
 from llamaman.testing import processes, write_temper
 from llamaman.testing.manager import Manager, command
+from llamaman.testing.visitor import Visitor
 from llamaman.testing.wire import call, refuses
 
 EXIT_CONFIG = 78
@@ -323,6 +322,123 @@ def test_the_bootstrap_key_infers_only_may_come_from_a_file_and_is_made_once(
     assert manager.chat("tiny").status == 401, "the harness's own key is not known here"
     manager.restart()
     assert len(manager.manage("GET", "/api/api-keys")) == 1
+
+
+# --- users and browsers -----------------------------------------------------------------------------------
+
+PASSWORD = "correct horse battery staple"
+
+
+@proves("LLAMAMAN_ADMIN_USER", "LLAMAMAN_ADMIN_PASSWORD")
+def test_the_first_user_is_made_from_the_environment_once(with_env: With, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text(PASSWORD + "\n")
+    manager = with_env(
+        {"LLAMAMAN_ADMIN_USER": "ada", "LLAMAMAN_ADMIN_PASSWORD_FILE": str(tmp_path / "password")}
+    )
+    (user,) = manager.manage("GET", "/api/users")
+    assert (user["name"], user["role"]) == ("ada", "admin")
+    assert Visitor(manager.port).log_in("ada", PASSWORD).status == 303
+    assert manager.manage("GET", "/api/setup-link") == {"link": None}
+    manager.terminate()
+    del manager.env["LLAMAMAN_ADMIN_PASSWORD_FILE"]
+    manager.env |= {"LLAMAMAN_ADMIN_USER": "eve", "LLAMAMAN_ADMIN_PASSWORD": "another long password"}
+    manager.start()
+    assert [user["name"] for user in manager.manage("GET", "/api/users")] == ["ada"], "used once"
+    assert Visitor(manager.port).log_in("ada", PASSWORD).status == 303
+    manager.launch("tiny")
+    (environ,) = manager.engines().values()
+    assert not {name for name in environ if name.startswith("LLAMAMAN_ADMIN")}
+
+
+@pytest.mark.parametrize(
+    ("name", "password"), [("admin", "password12"), ("somebody1234", "Somebody1234")], ids=["common", "name"]
+)
+def test_a_first_password_that_no_form_would_take_stops_the_start_unseen(
+    with_env: With, name: str, password: str
+) -> None:
+    env = {"LLAMAMAN_ADMIN_USER": name, "LLAMAMAN_ADMIN_PASSWORD": password}
+    said = refused_start(with_env(env, start=False))
+    assert "LLAMAMAN_ADMIN_PASSWORD" in said
+    assert password not in said
+    assert "Traceback" not in said
+
+
+@proves("LLAMAMAN_TRUSTED_PROXIES")
+@pytest.mark.parametrize(("trusted", "counts"), [("10.0.0.1", False), ("10.0.0.1, 127.0.0.0/8", True)])
+def test_what_a_proxy_says_of_its_client_counts_if_it_is_trusted(
+    with_env: With, trusted: str, counts: bool
+) -> None:
+    manager = with_env({"LLAMAMAN_TRUSTED_PROXIES": trusted, "LLAMAMAN_ADMIN_PASSWORD": PASSWORD})
+    forwarded = {
+        "X-Forwarded-For": "203.0.113.5",
+        "X-Forwarded-Proto": "https",
+        "X-Forwarded-Host": "llama.lan",
+    }
+    visitor = Visitor(manager.port)
+    origin = {"Origin": "https://llama.lan" if counts else f"http://{visitor.host}"}
+    token = re.search(
+        r'name="csrf_token"\s+value="([^"]*)"', visitor.call("GET", "/login", headers=forwarded).text
+    )
+    assert token is not None
+    fields = {"username": "admin", "password": PASSWORD, "csrf_token": token[1]}
+    assert visitor.post("/login", fields, headers={**forwarded, **origin}).status == 303
+    (session,) = manager.manage("GET", "/api/sessions")
+    assert session["address"] == ("203.0.113.5" if counts else "127.0.0.1")
+    assert any(name.startswith("__Host-") for name in visitor.cookies) is counts
+
+
+@proves("LLAMAMAN_ALLOWED_HOSTS", "LLAMAMAN_PUBLIC_URL")
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"LLAMAMAN_ALLOWED_HOSTS": "a.example.net,llama.example.org"},
+        {"LLAMAMAN_PUBLIC_URL": "https://llama.example.org"},
+    ],
+    ids=["allowed", "public"],
+)
+def test_a_public_host_name_is_served_where_it_is_said_to_be_ours(
+    with_env: With, env: dict[str, str]
+) -> None:
+    host = {"Host": "llama.example.org"}
+    unsaid, manager = with_env(), with_env(env)
+    for port in (unsaid.port, unsaid.proxy_port):
+        refused = call(port, "GET", "/api/version", headers=host)
+        assert refused.status == 421
+        assert "LLAMAMAN_ALLOWED_HOSTS=llama.example.org" in refused.error
+    for port in (manager.port, manager.proxy_port):
+        assert call(port, "GET", "/api/version", headers=host).status == 200
+        assert call(port, "GET", "/api/version", headers={"Host": "llama.example.com"}).status == 421
+    assert call(unsaid.proxy_port, "GET", "/v1/models", key=unsaid.inference_key, headers=host).status == 200
+
+
+def test_the_public_url_is_where_the_setup_link_leads_and_https_makes_cookies_secure(with_env: With) -> None:
+    manager = with_env({"LLAMAMAN_PUBLIC_URL": "https://llama.example.org/"})
+    link = manager.manage("GET", "/api/setup-link")["link"]
+    assert link.startswith("https://llama.example.org/setup/")
+    assert link in manager.output()
+    page = call(
+        manager.port,
+        "GET",
+        link.removeprefix("https://llama.example.org"),
+        headers={"Host": "llama.example.org"},
+    )
+    assert page.status == 200
+    assert page.headers["set-cookie"].startswith("__Host-llamaman_")
+    assert "secure" in page.headers["set-cookie"].lower()
+
+
+@proves("LLAMAMAN_CORS_ORIGINS")
+def test_pages_of_listed_origins_may_ask_models_while_no_key_is_needed(with_env: With) -> None:
+    origin = {"Origin": "https://chat.example.org"}
+    for manager, status in ((with_env(), 403), (with_env({"LLAMAMAN_CORS_ORIGINS": origin["Origin"]}), 200)):
+        manager.setting(require_auth=False)
+        answer = call(manager.proxy_port, "GET", "/v1/models", headers=origin)
+        assert answer.status == status, answer.text
+        assert (answer.headers.get("access-control-allow-origin") == origin["Origin"]) is (status == 200)
+        assert (
+            call(manager.proxy_port, "GET", "/v1/models", headers={"Origin": "https://evil.example"}).status
+            == 403
+        )
 
 
 # --- engines ----------------------------------------------------------------------------------------------

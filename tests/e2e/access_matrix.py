@@ -1,0 +1,229 @@
+"""Who may do what, written down a second time: the list that ``test_access_matrix`` walks over a running manager.
+
+Read by reviewers as a specification and by the test as data. Nothing here is taken from the program: a route whose
+level changes by accident, a route that is new, and a route that is gone all make the test fail.
+
+What "open" means: the answer is not 401 or 403. A caller who is let in may still hear 400, 404 or 409, and the bodies
+here are made so that he does wherever the call would change something.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Level = Literal["public", "inference", "view", "manage", "admin", "own"]
+Surface = Literal["manage", "proxy", "instance"]
+
+MANAGE: frozenset[Surface] = frozenset({"manage"})
+PROXY: frozenset[Surface] = frozenset({"proxy"})
+INSTANCE: frozenset[Surface] = frozenset({"instance"})
+BOTH: frozenset[Surface] = frozenset({"manage", "proxy"})
+ALL: frozenset[Surface] = frozenset({"manage", "proxy", "instance"})
+
+#: Whom each level lets in while ``require_auth`` is on. "own" is what a user does with his own account.
+OPEN_TO: Mapping[Level, frozenset[str]] = {
+    "public": frozenset(
+        {"stranger", "key view", "key inference", "key manage", "key admin", "key of another model"}
+        | {"viewer", "manager", "admin", "admin without CSRF", "admin unconfirmed", "local"}
+    ),
+    "inference": frozenset(
+        {"key inference", "key manage", "key admin", "key of another model"}
+        | {"manager", "admin", "admin without CSRF", "admin unconfirmed", "local"}
+    ),
+    "view": frozenset(
+        {"key view", "key manage", "key admin"}
+        | {"viewer", "manager", "admin", "admin without CSRF", "admin unconfirmed", "local"}
+    ),
+    "manage": frozenset(
+        {"key manage", "key admin", "manager", "admin", "admin without CSRF", "admin unconfirmed", "local"}
+    ),
+    "admin": frozenset({"key admin", "admin", "admin without CSRF", "admin unconfirmed", "local"}),
+    "own": frozenset({"viewer", "manager", "admin", "admin without CSRF", "admin unconfirmed"}),
+}
+
+#: Whom ``require_auth`` off lets in further, and only where the level is "inference": everybody whose credential is
+#: not a wrong one. A key of another model stays bound to its list.
+OPENED_BY_REQUIRE_AUTH_OFF = frozenset({"stranger", "key view", "viewer"})
+
+#: Credentials that count no more; they are refused also where a stranger is welcome, so that their owner hears of it.
+BAD = frozenset({"key expired", "key revoked"})
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One route.
+
+    :ivar body: what a state-changing call sends; it must not change anything for those who are let in.
+    :ivar values: for the placeholders of the pattern; ``nothing`` where it does not say.
+    :ivar model: the call is about the model of the test, so that a key of another model is refused.
+    :ivar sudo: a session needs a confirmed password.
+    :ivar ends_session: a session that is let in is gone afterwards.
+    :ivar fixed: answered before anybody asks who is calling, so that a bad credential makes no difference.
+    :ivar form: a page whose POST carries its own token; tested by itself.
+    """
+
+    method: str
+    path: str
+    level: Level
+    surfaces: frozenset[Surface] = MANAGE
+    body: object = None
+    values: Mapping[str, str] = field(default_factory=dict)
+    model: bool = False
+    sudo: bool = False
+    ends_session: bool = False
+    fixed: bool = False
+    form: bool = False
+
+
+#: Refused by every view that checks its fields.
+WRONG: Mapping[str, Any] = {"no_such_field": 1}
+_CHAT = {"model": "tiny", "max_tokens": 1, "messages": [{"role": "user", "content": "hello"}]}
+_TEXT = {
+    "model": "tiny",
+    "max_tokens": 1,
+    "n_predict": 1,
+    "prompt": "hello",
+    "content": "hello",
+    "input": "hello",
+}
+_INFILL = {"model": "tiny", "n_predict": 1, "input_prefix": "a", "input_suffix": "b"}
+_TOKENS = {"model": "tiny", "tokens": [1]}
+
+
+def _inference(path: str, body: object, surfaces: frozenset[Surface] = ALL) -> Row:
+    return Row("POST", path, "inference", surfaces, body, model=True)
+
+
+ROWS: tuple[Row, ...] = (
+    # --- everybody
+    Row("GET", "/health", "public", ALL, fixed=True),
+    Row("GET", "/api/version", "public", BOTH, fixed=True),
+    Row("GET", "/", "public", PROXY, fixed=True),
+    Row("GET", "/login", "public", form=True),
+    Row("POST", "/login", "public", form=True),
+    Row("GET", "/logout", "public", form=True),
+    Row("POST", "/logout", "public", form=True),
+    Row("GET", "/setup", "public", form=True),
+    Row("POST", "/setup", "public", form=True),
+    Row("GET", "/setup/{code}", "public", form=True),
+    Row("POST", "/setup/{code}", "public", form=True),
+    Row("GET", "/static/llamaman.css", "public"),
+    Row("GET", "/static/llamaman.svg", "public"),
+    # --- asking models
+    _inference("/v1/chat/completions", _CHAT),
+    _inference("/v1/completions", _TEXT),
+    _inference("/v1/embeddings", _TEXT),
+    Row("GET", "/v1/models", "inference", ALL),
+    Row("GET", "/v1/models/{model}", "inference", ALL),
+    _inference("/completion", _TEXT, INSTANCE),
+    _inference("/completions", _TEXT, INSTANCE),
+    _inference("/chat/completions", _CHAT, INSTANCE),
+    _inference("/infill", _INFILL, INSTANCE),
+    _inference("/embedding", _TEXT, INSTANCE),
+    _inference("/embeddings", _TEXT, INSTANCE),
+    _inference("/tokenize", _TEXT, INSTANCE),
+    _inference("/detokenize", _TOKENS, INSTANCE),
+    _inference("/apply-template", _CHAT, INSTANCE),
+    Row("GET", "/props", "inference", INSTANCE, model=True),
+    # --- what shows other users' parameters, and what changes what they share
+    Row("GET", "/slots", "view", INSTANCE),
+    Row("GET", "/metrics", "view", INSTANCE),
+    Row("GET", "/lora-adapters", "view", INSTANCE),
+    Row("POST", "/lora-adapters", "manage", INSTANCE, "not a list"),
+    Row("POST", "/props", "manage", INSTANCE, "not an object"),
+    # --- reading management
+    Row("GET", "/", "view"),
+    Row("GET", "/api/instances", "view"),
+    Row("GET", "/api/instances/{id}", "view"),
+    Row("GET", "/api/next-port", "view"),
+    Row("GET", "/api/models", "view"),
+    Row("GET", "/api/presets", "view"),
+    Row("GET", "/api/presets/{model_path...}", "view"),
+    Row("GET", "/api/events", "view"),
+    Row("GET", "/api/events/stream", "view"),
+    Row("GET", "/api/why", "view"),
+    Row("GET", "/api/system-info", "view"),
+    Row("GET", "/api/runtimes", "view"),
+    Row("GET", "/api/llamaman/version", "view"),
+    Row("GET", "/api/openapi.json", "view"),
+    Row("GET", "/api/me", "view"),
+    # --- logs and requests in flight may hold prompts and paths
+    Row("GET", "/api/instances/{id}/logs", "manage"),
+    Row("GET", "/api/instances/{id}/logs/stream", "manage"),
+    Row("GET", "/api/requests", "manage"),
+    Row("DELETE", "/api/requests/{id}", "manage"),
+    # --- managing
+    Row("POST", "/api/instances", "manage", body=WRONG),
+    Row("DELETE", "/api/instances/{id}", "manage"),
+    Row("DELETE", "/api/instances/{id}/remove", "manage"),
+    Row("POST", "/api/instances/{id}/restart", "manage"),
+    Row("POST", "/api/models/rescan", "manage"),
+    Row("PUT", "/api/presets/{model_path...}", "manage", body=WRONG),
+    Row("PATCH", "/api/presets/{model_path...}", "manage", body=WRONG),
+    Row("DELETE", "/api/presets/{model_path...}", "manage"),
+    Row("GET", "/api/routes", "manage"),
+    Row("GET", "/api/settings", "manage"),
+    Row("GET", "/api/settings/describe", "manage"),
+    # --- administration
+    Row("POST", "/api/settings", "admin", body=WRONG),
+    Row("GET", "/api/plugins", "admin"),
+    Row("GET", "/api/api-keys", "admin"),
+    Row("POST", "/api/api-keys", "admin", body=WRONG),
+    Row("DELETE", "/api/api-keys/{id}", "admin"),
+    Row("GET", "/api/users", "admin"),
+    Row("POST", "/api/users", "admin", body=WRONG, sudo=True),
+    Row("PATCH", "/api/users/{name}", "admin", body=WRONG, sudo=True),
+    Row("DELETE", "/api/users/{name}", "admin", sudo=True),
+    Row("GET", "/api/sessions", "admin"),
+    Row("DELETE", "/api/sessions/{id}", "admin"),
+    Row("GET", "/api/setup-link", "admin"),
+    Row("GET", "/api/audit", "admin"),
+    Row("GET", "/api/doctor", "admin"),
+    # --- a user's own account
+    Row("GET", "/api/me/sessions", "own"),
+    Row("DELETE", "/api/me/sessions", "own", ends_session=True),
+    Row("DELETE", "/api/me/sessions/{id}", "own"),
+    Row("POST", "/api/me/password", "own", body=WRONG),
+    Row("POST", "/api/me/sudo", "own", body=WRONG),
+)
+
+#: Routes of parts that are not there yet: (method, path, level). One that arrives moves up, or the test fails.
+LATER: tuple[tuple[str, str, Level], ...] = (
+    ("POST", "/v1/responses", "inference"),
+    ("POST", "/v1/messages", "inference"),
+    ("POST", "/v1/rerank", "inference"),
+    ("POST", "/v1/audio/transcriptions", "inference"),
+    ("POST", "/api/chat", "inference"),
+    ("POST", "/api/generate", "inference"),
+    ("POST", "/api/embed", "inference"),
+    ("GET", "/api/tags", "inference"),
+    ("POST", "/api/show", "inference"),
+    ("GET", "/api/ps", "inference"),
+    ("POST", "/api/pull", "manage"),
+    ("DELETE", "/api/delete", "manage"),
+    ("POST", "/api/copy", "manage"),
+    ("POST", "/api/create", "manage"),
+    ("POST", "/api/push", "manage"),
+    ("HEAD", "/api/blobs/{digest}", "manage"),
+    ("POST", "/api/blobs/{digest}", "manage"),
+    ("POST", "/slots/{id}", "manage"),
+    ("GET", "/metrics", "view"),
+    ("GET", "/api/gpu-info", "view"),
+    ("GET", "/api/disk-space", "view"),
+    ("GET", "/api/downloads", "view"),
+    ("POST", "/api/downloads", "manage"),
+    ("GET", "/api/downloads/{id}/logs", "manage"),
+    ("POST", "/api/models/delete", "manage"),
+    ("GET", "/api/images", "view"),
+    ("POST", "/api/images/pull", "manage"),
+    ("DELETE", "/api/images/{id}", "admin"),
+    ("GET", "/api/tokens", "admin"),
+    ("POST", "/api/backup", "admin"),
+    ("POST", "/api/restore", "admin"),
+    ("GET", "/api/request-log/stats", "view"),
+    ("GET", "/api/request-log/conversations", "admin"),
+    ("GET", "/api/nodes", "view"),
+    ("POST", "/api/cluster/join", "admin"),
+)
