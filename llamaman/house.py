@@ -26,6 +26,7 @@ from llamaman.core.ports import PortPool
 from llamaman.dashboard.server import DashboardServer
 from llamaman.errors import LlamaManError, ModelUnavailable, PluginError
 from llamaman.gateway import pipeline as gateway
+from llamaman.gateway import refusals
 from llamaman.gateway.admin_socket import prepare_runtime_dir, socket_path
 from llamaman.gateway.dialect import Dialect
 from llamaman.gateway.doors import InstanceDoors
@@ -78,9 +79,10 @@ class House:
         if kernel.hooks.has("instance_event"):
             kernel.instances.subscribe(self._tell_plugins)
         self._gate = Gate(_gate_parts(kernel))
+        self._note_refused = refusals.recorder(kernel.audit)
         self._pipeline = gateway.Pipeline(
             gateway.Parts(
-                identify=self._gate.identify,
+                identify=refusals.watched(self._gate.identify, self._note_refused),
                 library=kernel.library,
                 registry=kernel.instances,
                 pools=self._pools,
@@ -138,7 +140,12 @@ class House:
 
         hop = Hop(upstream, dashboard.secret, ready, dashboard.is_public)
         self._door = FrontDoor(
-            tables, self._pipeline, self._gate, lambda: bool(kernel.settings.get("require_auth")), hop
+            tables,
+            self._pipeline,
+            self._gate,
+            lambda: bool(kernel.settings.get("require_auth")),
+            hop,
+            self._note_refused,
         )
 
         def revoked(key_id: str) -> None:
@@ -183,7 +190,7 @@ class House:
             log.warning(
                 "listening on every address of this machine; set LLAMAMAN_HOST=127.0.0.1 to narrow it"
             )
-        if link := kernel.setup_link():
+        if link := kernel.accounts.setup.link(config.local_url):
             log.warning(
                 "no user exists yet; make the first one at %s (from another machine: its name for localhost)",
                 link,

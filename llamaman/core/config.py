@@ -406,6 +406,12 @@ class Config:
         return tuple(warning for warning in self.warnings if warning.split(" ", 1)[0] not in known)
 
     @property
+    def local_url(self) -> str:
+        """Where a browser on this machine finds the dashboard, unless the operator said better."""
+        host = "localhost" if self.host in ("0.0.0.0", "::") else self.host
+        return self.public_url or f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
+
+    @property
     def models_dir(self) -> Path:
         """The folder that receives downloads."""
         return self.models_dirs[0]

@@ -65,7 +65,3 @@ class Kernel:
     def plugins(self) -> Sequence[PluginRecord]:
         """Installed plugins as they are now: one that failed later is broken too."""
         return with_failures(self.loaded, self.hooks.broken())
-
-    def setup_link(self) -> str | None:
-        """Where the first user is made, with the one-time code; None once there is one."""
-        return self.accounts.setup.link(self.config.public_url or f"http://localhost:{self.config.port}")

@@ -10,6 +10,7 @@ Extensions: ``x-llamaman-level`` (the access level), ``x-llamaman-plugin`` (who 
 
 from __future__ import annotations
 
+import mimetypes
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ Place = tuple[str, str]
 OPENAPI: Final = "3.1.0"
 DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 JSON: Final = "application/json"
+FORM: Final = "application/x-www-form-urlencoded"
+PAGE: Final = "text/html"
 
 #: Refusals of every route that Flask serves; 503 is Flask's start and a store that fails.
 SHARED: Final[Mapping[int, str]] = {
@@ -42,6 +45,11 @@ SHARED: Final[Mapping[int, str]] = {
 OF_CHANGES: Final[Mapping[int, str]] = {
     409: "The state of the thing does not allow this now.",
     507: "The store takes no writes at present.",
+}
+#: How routes beside ``/api/`` refuse.
+PAGE_REFUSAL: Final[Mapping[str, Any]] = {
+    "description": "A refusal, as a page for browsers.",
+    "content": {PAGE: {}, JSON: {"schema": {"$ref": "#/components/schemas/Error"}}},
 }
 DEFECT: Final = "A launch that failed, or a defect of LlamaMan: an id in the answer, its cause in the log."
 
@@ -116,7 +124,7 @@ def _surfaces(rows: Iterable[Mapping[str, str]]) -> list[tuple[Mapping[str, str]
 def _flask(row: Mapping[str, str], described: Described) -> JsonObject:
     """A route that Flask serves."""
     known = described.operation
-    method, is_form = row["method"].lower(), not row["path"].startswith(_API)
+    method, is_page = row["method"].lower(), not row["path"].startswith(_API)
     result = _common(row, known.summary if known else f"{row['method']} {row['path']}")
     result["operationId"] = described.name
     parameters = _path_parameters(row["path"], known.path if known else {})
@@ -125,12 +133,13 @@ def _flask(row: Mapping[str, str], described: Described) -> JsonObject:
     if parameters:
         result["parameters"] = parameters
     if known is not None and known.fields is not None:
-        result["requestBody"] = _body(known, "application/x-www-form-urlencoded" if is_form else JSON)
+        result["requestBody"] = _body(known, FORM if is_page else JSON)
     elif known is None and method not in _SAFE | {"delete"}:
         result["requestBody"] = {"required": False, "content": {JSON: {"schema": {"type": "object"}}}}
     if known is not None and known.sudo:
         result["x-llamaman-sudo"] = True
-    result["responses"] = _answers(known, method, "text/html" if is_form else JSON)
+    kind = (mimetypes.guess_type(row["path"])[0] or PAGE) if is_page else JSON
+    result["responses"] = _answers(known, method, kind)
     return result
 
 
@@ -221,7 +230,7 @@ def _answers(operation: Operation | None, method: str, kind: str) -> JsonObject:
     if method not in _SAFE:
         refusals.update(OF_CHANGES)
     for status in sorted(refusals):
-        result.setdefault(str(status), _refusal(status))
+        result.setdefault(str(status), _refusal(status) if kind == JSON else PAGE_REFUSAL)
     result["5XX"] = {"$ref": "#/components/responses/Defect"}
     return result
 

@@ -18,11 +18,12 @@ from llamaman.gateway.gate import Gate
 from llamaman.gateway.hop import Hop, forward_to_flask, reply
 from llamaman.gateway.limits import BodyTooLarge, BodyTooSlow, BufferFull, ClientGone
 from llamaman.gateway.pipeline import Pipeline
+from llamaman.gateway.refusals import Refused, nobody_is_told
 from llamaman.gateway.request import Request
 from llamaman.gateway.routes import Table
 from llamaman.gateway.streams import values_for
 from llamaman.gateway.surfaces import Entry, Fixed, Inference, Tables
-from llamaman.records import StreamRoute
+from llamaman.records import NOBODY, Identity, StreamRoute
 
 Receive = Callable[[], Any]
 Send = Callable[[dict[str, Any]], Any]
@@ -38,6 +39,7 @@ class FrontDoor:
         gate: Gate,
         require_auth: Callable[[], bool],
         hop: Hop,
+        refused: Refused = nobody_is_told,
     ) -> None:
         self._tables = {
             "manage": tables.manage,
@@ -49,6 +51,7 @@ class FrontDoor:
         self._gate = gate
         self._require_auth = require_auth
         self._hop = hop
+        self._refused = refused
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
@@ -63,22 +66,27 @@ class FrontDoor:
                     request, send, target.dialect, target.route, match.values, target.level
                 )
                 return
+        who = NOBODY
         try:
             if match is not None and isinstance(match.target, Fixed):
                 self._gate.check_name(request)
                 await _fixed(send, match.target)
             elif match is not None and isinstance(match.target, StreamRoute):
-                await self._stream(request, send, match.target, values_for(match.target, match.values, head))
+                who = self._gate.identify(request, shared=False)
+                values = values_for(match.target, match.values, head)
+                await self._stream(request, send, match.target, values, who)
             elif head.method == "OPTIONS" and (methods := _shared(table, request)):
                 headers = self._gate.preflight(request, methods)
                 await send({"type": "http.response.start", "status": 204, "headers": headers})
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
             elif request.surface.name in ("manage", "admin"):
-                await self._ask_flask(scope, receive, send, request)
+                who = self._gate.identify(request, shared=False)
+                await self._ask_flask(scope, receive, send, request, who)
             else:
                 self._gate.check_name(request)
                 raise _unknown(table, head.method, head.path, request.surface.name)
         except LlamaManError as error:
+            self._refused(request, error, who)
             await _refuse(send, error)
         except BodyTooLarge:
             await reply(send, 413, {"error": "the request body is too large"})
@@ -91,14 +99,16 @@ class FrontDoor:
         except ClientGone:
             return
 
-    async def _ask_flask(self, scope: dict[str, Any], receive: Receive, send: Send, request: Request) -> None:
-        identity = self._gate.identify(request, shared=False)
+    async def _ask_flask(
+        self, scope: dict[str, Any], receive: Receive, send: Send, request: Request, identity: Identity
+    ) -> None:
         caller = await self._gate.confirm_owner(request, self._gate.caller(request, identity))
         page = self._gate.login_page(request) if identity.kind == "none" else None
         await forward_to_flask(scope, receive, send, caller, self._hop, login_page=page)
 
-    async def _stream(self, request: Request, send: Send, route: StreamRoute, values: dict[str, str]) -> None:
-        identity = self._gate.identify(request, shared=False)
+    async def _stream(
+        self, request: Request, send: Send, route: StreamRoute, values: dict[str, str], identity: Identity
+    ) -> None:
         authorise(identity, route.access, require_auth=self._require_auth())
         items = route.open(identity, values)
         stream = OpenStream(identity)

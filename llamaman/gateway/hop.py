@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
 
+from llamaman.errors import Unauthorized
 from llamaman.gateway.caller import HEADER, Caller, seal
 from llamaman.gateway.cross_site import READING, is_form_page
 from llamaman.gateway.lanes import Lane, hashes_password, password_lane
@@ -81,19 +82,18 @@ async def forward_to_flask(
 ) -> None:
     """Answer a management request by asking Flask.
 
-    Refused here, before the body is read: strangers on anything but public paths (401, or a redirect to the
-    ``login_page`` where there is one), a body of the wrong type (415) or too large (413).
+    Refused here, before the body is read: strangers on anything but public paths (or sent to the ``login_page``
+    where there is one), a body of the wrong type (415) or too large (413).
 
-    :raises TooManyRequests: too many passwords are being checked.
+    :raises Unauthorized: a stranger. :raises TooManyRequests: too many passwords are being checked.
     """
     request: Request = scope["extensions"]["llamaman.request"]
     method, path, headers = scope["method"], scope["path"], scope["headers"]
     if caller.identity.kind == "none" and not hop.is_open(method, path):
         if login_page is not None:
             await _redirect(send, login_page)
-        else:
-            await reply(send, 401, {"error": "API key required"}, [(b"www-authenticate", b"Bearer")])
-        return
+            return
+        raise Unauthorized("API key required")
     limit = FORM_BODY if is_form_page(path) else MANAGEMENT_BODY
     problem = _body_problem(method, path, headers, request, limit)
     if problem is not None:

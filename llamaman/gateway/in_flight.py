@@ -109,7 +109,6 @@ class InFlight:
 def view_of(exchange: Exchange) -> RequestView:
     """A snapshot; on the loop only."""
     meter, identity = exchange.meter, exchange.identity
-    peer = exchange.request.peer
     return RequestView(
         id=exchange.id,
         surface=exchange.surface.name,
@@ -120,7 +119,7 @@ def view_of(exchange: Exchange) -> RequestView:
         actor=identity.actor,
         key_id=identity.key_id,
         session=identity.session,
-        address=peer[0] if peer else None,
+        address=exchange.request.address,
         stream=exchange.stream,
         phase="generate" if meter.first is not None else exchange.phase,
         started_at=round(exchange.began, 3),

@@ -90,15 +90,6 @@ def routes(kernel: Services) -> RouteSet:
         answers={200: ("The link.", SETUP_LINK)},
     )
     def setup_link() -> Response:
-        return jsonify({"link": kernel.accounts.setup.link(_base_url(kernel))})
+        return jsonify({"link": kernel.accounts.setup.link(kernel.config.local_url)})
 
     return RouteSet(blueprint)
-
-
-def _base_url(kernel: Services) -> str:
-    """Where a browser on this machine finds us, unless the operator said better."""
-    config = kernel.config
-    host = "localhost" if config.host in ("0.0.0.0", "::") else config.host
-    if ":" in host:
-        host = f"[{host}]"
-    return (config.public_url or f"http://{host}:{config.port}").rstrip("/")
