@@ -13,7 +13,6 @@ from llamaman.core.config import VARIABLES, ClientConfig, Config
 from llamaman.core.config_reference import reference
 from llamaman.core.in_docker import detect_in_docker
 from llamaman.core.redact import redact
-from llamaman.core.redact import redact
 from llamaman.errors import ConfigError
 
 BASE = {"LLAMAMAN_NODE_NAME": "srv1"}
