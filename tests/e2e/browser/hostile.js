@@ -2,14 +2,22 @@
 // A function for page.evaluate; it returns what it could read ({attack: the first characters}) and which of our
 // pages, opened in a window, it still holds a handle of.
 // Every attempt is allowed to fail in silence: what matters is what the manager looks like afterwards.
-async ({target, cookie, model, instance, planted}) => {
+async ({target, cookie, model, instance, planted, severs}) => {
   const read = {}, tied = [];
   const soon = (ms) => new Promise((done) => setTimeout(done, ms, ''));
   const attempt = async (name, act) => {
     try {
-      const got = await Promise.race([act(), soon(4000)]);
+      const got = await Promise.race([act(), soon(15000)]);
       if (got) read[name] = String(got).slice(0, 200);
     } catch { /* the browser would not even send it or not show it */ }
+  };
+
+  // Resolves when a window shows another origin than its about:blank, or is none of ours any more.
+  const arrived = async (opened) => {
+    while (!opened.closed) {
+      try { opened.document.title; } catch { break; }
+      await soon(20);
+    }
   };
 
   // The session's cookie is planted first, so that everything below is sent with two of its name.
@@ -69,12 +77,13 @@ async ({target, cookie, model, instance, planted}) => {
     document.body.append(form);
     if (where === 'frame') {
       const frame = document.createElement('iframe');
-      frame.name = `to ${name}`;
+      frame.name = form.target;
       document.body.append(frame);
       frame.onload = () => setTimeout(done, 50, '');
+    } else {
+      arrived(window.open('', form.target)).then(() => done(''));
     }
     form.submit();
-    if (where !== 'frame') setTimeout(done, 1000, '');
   }));
   const login = {username: 'mallory', password: 'a password of mallory', csrf_token: planted.token};
   const forms = ['frame', 'window'].flatMap((where) => [
@@ -104,7 +113,8 @@ async ({target, cookie, model, instance, planted}) => {
 
   const windows = ['/', '/login', '/logout'].map((path) => attempt(`window ${path}`, async () => {
     const opened = window.open(target + path);
-    await soon(1500);
+    await arrived(opened);
+    for (let rest = 400; severs && rest && !opened.closed; rest--) await soon(20);
     if (!opened.closed) tied.push(path);
     return opened.document.documentElement.outerHTML;
   }));
