@@ -53,6 +53,8 @@ PAGE_REFUSAL: Final[Mapping[str, Any]] = {
 }
 DEFECT: Final = "A launch that failed, or a defect of LlamaMan: an id in the answer, its cause in the log."
 
+WITHOUT_BODY: Final = frozenset({204, 302, 303, 304})
+
 _PARAMETER: Final = re.compile(r"\{([A-Za-z_]\w*)(\.\.\.)?\}")
 _SAFE: Final = frozenset({"get", "head"})
 _API: Final = "/api/"
@@ -223,7 +225,7 @@ def _answers(operation: Operation | None, method: str, kind: str) -> JsonObject:
     result: JsonObject = {}
     for status, (what, schema) in (operation.answers if operation else {200: ("Done.", None)}).items():
         answer: JsonObject = {"description": what}
-        if status not in (204, 302, 303):
+        if status not in WITHOUT_BODY:
             answer["content"] = {kind: {} if schema is None else {"schema": schema}}
         result[str(status)] = answer
     refusals = {*SHARED, *(operation.refusals if operation else ())}

@@ -4,7 +4,7 @@ Random paths and model names find nothing, so every other request gets a real id
 body that an inference API knows with one field spoilt. Every answer is written down as one line of JSON.
 
 ``LLAMAMAN_FUZZ`` holds a JSON object: ``url`` and ``key`` of the manager, ``answers`` (the file of lines),
-``keep`` (ids that must survive), ``chat`` (model to ask), ``path`` (of the model to launch), ``launches`` (at most).
+``keep`` (ids that must survive), ``chat`` (model to ask), ``path`` (of the model to launch).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import json
 import os
 import threading
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ import schemathesis
 PLAN = json.loads(os.environ["LLAMAMAN_FUZZ"])
 KEY = {"Authorization": f"Bearer {PLAN['key']}"} if PLAN["key"] else {}
 LISTED_S = 0.5
+#: Where ids are read from; their rows hold them under the name that the path's value has.
+LISTS = frozenset({"/api/instances", "/api/api-keys", "/api/users", "/api/sessions", "/api/requests"})
 
 #: Fields of the inference APIs and what is put in their place.
 FIELDS = (
@@ -77,7 +80,6 @@ BOUNDS = {"ctx_size": 2048, "parallel": 2, "threads": 1, "cache_ram": 16, "spec_
 
 lock = threading.Lock()
 turns = itertools.count()
-launches = itertools.count()
 lists: dict[str, tuple[float, list[str]]] = {}
 
 
@@ -91,7 +93,7 @@ def listed(path: str, name: str) -> list[str]:
     at, found = lists.get(path, (0.0, []))
     if time.monotonic() - at > LISTED_S:
         answer = requests.get(PLAN["url"] + path, headers=KEY, timeout=20)
-        rows = answer.json() if answer.ok else []
+        rows = answer.json() if answer.status_code == 200 else []
         found = [row[name] for row in rows if isinstance(row, dict) and row[name] not in PLAN["keep"]]
         lists[path] = time.monotonic(), found
     return found
@@ -100,11 +102,14 @@ def listed(path: str, name: str) -> list[str]:
 @schemathesis.hook
 def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     number = turn()
-    if number % 2:
-        for name in case.path_parameters or ():
-            value = real_value(case.path, name, number)
-            if value is not None:
-                case.path_parameters[name] = value
+    for name in case.path_parameters or ():
+        value = real_value(case.path, name, number) if number % 2 and PLAN["key"] else None
+        if case.path.endswith("/restart") and number % 16 != 1:
+            value = str(uuid.uuid4())  # each real one is an engine that starts
+        if value is not None:
+            case.path_parameters[name] = value
+    if case.path == "/api/why" and number % 2:
+        case.query["target"] = PLAN["chat"]
     if PLAN["key"] and number % 8:
         for header in ("X-Api-Key", "Cookie", "X-CSRF-Token"):  # a second credential beside ours is a 400
             case.headers.pop(header, None)
@@ -114,7 +119,7 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
     if case.path.startswith("/v1/") and case.method == "POST":
         case.body.clear()
         case.body.update(inference_body(number))
-    elif case.path == "/api/instances" and case.method == "POST" and number % 8 == 0:
+    elif case.path == "/api/instances" and case.method == "POST" and number % 16 == 0:
         launch_body(case.body, number)
 
 
@@ -124,9 +129,7 @@ def real_value(path: str, name: str, number: int) -> str | None:
     base = path.partition("/{")[0]
     if base.startswith("/v1/"):
         return str(PLAN["chat"])
-    if path.endswith("/restart") and number % 16 != 1:
-        return None  # each is an engine that starts
-    known = listed(base, name)
+    known = listed(base, name) if base in LISTS else []
     return known[number % len(known)] if known else None
 
 
@@ -145,9 +148,6 @@ def inference_body(number: int) -> dict[str, Any]:
 
 def launch_body(body: dict[str, Any], number: int) -> None:
     """A real model with a few of the generated fields: with all of them, one is always wrong."""
-    with lock:
-        if next(launches) >= PLAN.get("launches", 0):
-            return
     names = sorted(set(body) - {"model", "model_path", "engine"})
     few = {names[(number + step) % len(names)] for step in range(3)} if names else set()
     for name in set(body) - few:
