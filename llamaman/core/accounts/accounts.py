@@ -10,9 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from llamaman.access import Role
@@ -261,12 +262,15 @@ class Accounts:
             refuse_more_than(by, stored.user.role)
             password_hash = self._hasher.hash(password)
         told: list[str] = []
+        was: dict[str, Any] = {}
 
         def changed_fields(known: StoredUser) -> StoredUser:
             refuse_more_than(by, known.user.role)
             different = {
                 field: value for field, value in fields.items() if getattr(known.user, field) != value
             }
+            was.clear()
+            was.update((field, getattr(known.user, field)) for field in different)
             told[:] = [*different, *(["password"] if password_hash else [])]
             if not told:
                 return known
@@ -276,7 +280,7 @@ class Accounts:
         if told:
             what = f"{' and '.join(told)} of the user changed"
             self._end_all(changed, by=by, reason=what)
-            self._tell_user("changed", changed, by.actor, what, told)
+            self._tell_user("changed", changed, by.actor, what, told, was)
         return self.users.get(changed.user.id)
 
     def delete_user(self, name: str, *, by: Identity) -> None:
@@ -410,7 +414,13 @@ class Accounts:
     # --- telling -------------------------------------------------------------------------------------
 
     def _tell_user(
-        self, kind: str, stored: StoredUser, actor: str, reason: str, fields: Sequence[str] = ()
+        self,
+        kind: str,
+        stored: StoredUser,
+        actor: str,
+        reason: str,
+        fields: Sequence[str] = (),
+        was: Mapping[str, Any] = MappingProxyType({}),
     ) -> None:
         user = stored.user
         data = {
@@ -418,6 +428,7 @@ class Accounts:
             "role": user.role.value,
             "disabled": user.disabled,
             "changed": list(fields),
+            "was": dict(was),
         }
         self._events.publish("users", kind, data, actor=actor, reason=reason)
 

@@ -102,8 +102,9 @@ class Throttle:
             for key in attempt.keys[1:]:
                 self._take_back(key, attempt.at)
 
-    def __len__(self) -> int:
-        """How many things are counted."""
+    @property
+    def size(self) -> int:
+        """How many things are counted. No ``__len__``: a throttle that counts nothing yet must not be falsy."""
         return len(self._failures)
 
     def _wait(self, key: _Key, free: int, now: float) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from llamaman.access import Role, Scope
 from llamaman.core.accounts.accounts import Accounts, Opened
+from llamaman.core.accounts.throttle import Throttle
 from llamaman.core.accounts.user_record import StoredUser
 from llamaman.core.accounts.user_rules import new_user
 from llamaman.core.accounts.users import Users
@@ -88,6 +89,7 @@ class House:
             install_id="i" * 32,
             data_dir=self.data_dir,
             clock=self.clock,
+            throttle=Throttle(self.throttle_clock),
         )
 
     def add(self, name: str, role: Role = Role.ADMIN) -> StoredUser:

@@ -149,14 +149,14 @@ def test_a_damaged_hash_is_an_error_of_ours_and_not_a_wrong_password(known: str)
     assert "hunter2" not in f"{caught.value.message} {caught.value.detail}"
 
 
-@pytest.mark.parametrize("n", [2**24, 0, -8])
-def test_an_imported_hash_cannot_ask_for_the_whole_machine(n: int) -> None:
+@pytest.mark.parametrize("cost", ["1048576:8:1", "16:8:100000", "0:8:1", "-8:8:1"])
+def test_an_imported_hash_cannot_ask_for_the_whole_machine(cost: str) -> None:
     with pytest.raises(HasherFailed):
-        Hasher().verify(f"scrypt:{n}:8:1$salt$00", GOOD)
+        Hasher().verify(f"scrypt:{cost}$salt$00", GOOD)
 
 
 def test_any_text_can_be_typed() -> None:
-    for typed in ("", "\x00" * 20, "\ud800", "x" * 100_000, '"}\n{"known": null}'):
+    for typed in ("", "\x00 \ud800 " + "x" * 100_000, '"}\n{"known": null}'):
         assert not Hasher().verify(GOOD_HASH, typed)
 
 

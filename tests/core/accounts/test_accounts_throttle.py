@@ -112,7 +112,7 @@ def test_success_clears_the_account_at_its_address_and_counts_for_nothing_elsewh
 def test_logins_that_succeed_are_never_held_up(throttle: Throttle) -> None:
     for _ in range(FAILURES_IN_ALL + 1):
         throttle.succeeded(throttle.begin("ann", "192.0.2.1"))
-    assert len(throttle) == 0
+    assert throttle.size == 0
 
 
 def test_attempts_at_the_same_time_do_not_slip_through(throttle: Throttle) -> None:
@@ -135,10 +135,10 @@ def test_memory_is_bounded_however_many_names_and_addresses_try(throttle: Thrott
         wait_for(throttle, f"user{number}", f"10.{number // 65536}.{number // 256 % 256}.{number % 256}")
         clock.now += 0.15
     most = FAILURES_IN_ALL + FAILURES_WINDOW_S // LONGEST_PAUSE_S + 20
-    assert len(throttle) <= 2 * most + 1
+    assert throttle.size <= 2 * most + 1
     clock.now += FAILURES_WINDOW_S + LONGEST_PAUSE_S
     wait_for(throttle, "ann", "192.0.2.1")
-    assert len(throttle) == 3
+    assert throttle.size == 3
 
 
 @pytest.mark.parametrize(

@@ -121,7 +121,8 @@ def test_failures_lead_to_a_pause_without_hashing_and_the_owner_gets_in_after_it
             login(house, "ann", GOOD)
         assert caught.value.retry_after == 1
     assert len(hasher.checked) == before
-    assert house.accounts.login("ann", GOOD, address="198.51.100.9")
+    house.throttle_clock.now += 1
+    assert login(house, "ann", GOOD)
 
 
 def test_a_login_that_was_not_checked_does_not_count_as_a_failure(
