@@ -43,7 +43,7 @@ from llamaman.gateway.pool import Pools
 from llamaman.gateway.streams import StreamCount
 from llamaman.gateway.surfaces import build_tables
 from llamaman.gateway.upstream import Address, Upstream
-from llamaman.records import Exit, InstanceEvent, Job, RouteSet, Runtime, State, StreamRoute
+from llamaman.records import Exit, Identity, InstanceEvent, Job, RouteSet, Runtime, State, StreamRoute
 from llamaman.runtimes import logfiles
 from llamaman.runtimes.causes import cause
 from llamaman.runtimes.sandbox import gpu_present
@@ -113,8 +113,14 @@ class House:
         dialects, streams, route_sets = _sort_routes(kernel)
         loop = asyncio.get_running_loop()
         count = StreamCount()
-        log_streams = LogStreams(lambda instance_id: kernel.instances.view(instance_id).log_path, count=count)
-        events = EventFeed(kernel.events, loop, count=count)
+
+        def is_live(who: Identity) -> bool:
+            return kernel.keys.is_live(who) and kernel.accounts.sessions.is_live(who)
+
+        log_streams = LogStreams(
+            lambda instance_id: kernel.instances.view(instance_id).log_path, is_live, count
+        )
+        events = EventFeed(kernel.events, loop, count=count, is_live=is_live)
         own = [("llamaman", log_streams.route()), ("llamaman", events.route())]
         tables = build_tables(dialects, Native(), [*own, *streams], on_broken=self._broken)
         kernel.requests = InFlight(self._pipeline.exchanges, loop)

@@ -47,7 +47,19 @@ def changes_of(event: Event) -> dict[str, Any]:
     settings = event.data.get("settings")
     if event.topic == "settings" and isinstance(settings, Mapping):
         return dict(settings)
-    return {name: value for name, value in event.data.items() if name not in ("id", "address", "user")}
+    if event.topic == "users" and event.kind == "changed":
+        return _changes_of_user(event.data)
+    left_out = ("id", "address", "user", "changed", "was")
+    return {name: value for name, value in event.data.items() if name not in left_out}
+
+
+def _changes_of_user(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Field -> old and new; of a password, that it changed."""
+    was = data.get("was") or {}
+    return {
+        field: {"old": was[field], "new": data.get(field)} if field in was else True
+        for field in data.get("changed", ())
+    }
 
 
 def _record_launch(audit: Audit, event: Event) -> None:
