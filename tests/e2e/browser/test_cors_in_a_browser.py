@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -23,15 +25,16 @@ FETCH = """async ([url, options]) => {
         return {status: answer.status, text: await answer.text()};
     } catch (error) { return {status: null, text: String(error)}; }
 }"""
-STREAM = """async ([url, options]) => {
+#: The same for a stream, of which the page reads what has come first, then all or no more.
+STREAM = """async ([url, options, whole]) => {
     const answer = await fetch(url, options);
     const reader = answer.body.getReader(), decoder = new TextDecoder();
-    let text = '', reads = 0;
+    let text = decoder.decode((await reader.read()).value, {stream: true});
+    if (!whole) await reader.cancel();
     for (;;) {
         const {done, value} = await reader.read();
-        if (done) return {status: answer.status, text, reads};
+        if (done) return {status: answer.status, text};
         text += decoder.decode(value, {stream: true});
-        reads += 1;
     }
 }"""
 CHAT_BODY = (
@@ -55,13 +58,20 @@ def open_door(manager: Manager) -> Iterator[None]:
     manager.setting(require_auth=True)
 
 
-def chat(*, key: str = "", stream: bool = False, kind: str = "application/json") -> dict[str, Any]:
+def chat(
+    model: str = "tiny",
+    *,
+    key: str = "",
+    stream: bool = False,
+    kind: str = "application/json",
+    max_tokens: int = 8,
+) -> dict[str, Any]:
     """What a page passes to fetch for a chat."""
     headers = {"Content-Type": kind}
     if key:
         headers["Authorization"] = f"Bearer {key}"
     messages = [{"role": "user", "content": "hello"}]
-    body = {"model": "tiny", "max_tokens": 500, "stream": stream, "messages": messages}
+    body = {"model": model, "max_tokens": max_tokens, "stream": stream, "messages": messages}
     return {"method": "POST", "headers": headers, "body": json.dumps(body)}
 
 
@@ -74,9 +84,12 @@ def counters(manager: Manager) -> list[tuple[str, str, int, int]]:
 
 
 def test_a_page_with_a_key_lists_models_and_streams_a_chat_from_any_origin(
-    foreign: Any, manager: Manager
+    foreign: Any, manager: Manager, slow_model: Path
 ) -> None:
+    shutil.copy(slow_model, manager.models / "slow.gguf")
+    manager.manage("POST", "/api/models/rescan")
     manager.launch("tiny")
+    manager.launch("slow")
     key = manager.inference_key
     for port in (manager.proxy_port, manager.port):
         base = f"http://127.0.0.1:{port}"
@@ -85,10 +98,13 @@ def test_a_page_with_a_key_lists_models_and_streams_a_chat_from_any_origin(
         )
         assert listed["status"] == 200
         assert "tiny" in listed["text"]
-        streamed = foreign.evaluate(STREAM, [f"{base}{CHAT}", chat(key=key, stream=True)])
-        assert streamed["status"] == 200
-        assert streamed["text"].rstrip().endswith("[DONE]")
-        assert streamed["reads"] > 1, "it came as it was written"
+        chatted = foreign.evaluate(STREAM, [f"{base}{CHAT}", chat(key=key, stream=True), True])
+        assert chatted["status"] == 200
+        assert chatted["text"].rstrip().endswith("[DONE]")
+        long = chat("slow", key=key, stream=True, max_tokens=3000)
+        begun = foreign.evaluate(STREAM, [f"{base}{CHAT}", long, False])
+        assert begun["text"].startswith("data: ")
+        assert "[DONE]" not in begun["text"], "it came as it was written"
 
 
 def test_a_page_of_another_origin_reads_nothing_of_management_even_with_a_key(
