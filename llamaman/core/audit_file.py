@@ -142,20 +142,17 @@ class Writer:
     def append(self, entry: Mapping[str, Any], day: str) -> int:
         """Write one line; returns the bytes written.
 
-        :raises OSError: it could not be written; nothing of it is left behind.
+        :raises OSError: it could not be written; a part of it is no entry for any reader, and is cut off.
         """
         # ASCII alone, so that a terminal that shows the file obeys nothing in it.
         line = json.dumps(entry, separators=(",", ":"), ensure_ascii=True).encode() + b"\n"
         self._turn_to(day)
-        written = 0
         try:
             written = os.write(self._descriptor, line)
             if written != len(line):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError:
-            with contextlib.suppress(OSError):
-                os.ftruncate(self._descriptor, self._size)
-            self.close()  # the next try opens it anew and cuts what could not be cut now
+            self.close()  # the next try opens it anew, which cuts a line of which only a part was written
             raise
         self._size += written
         return written

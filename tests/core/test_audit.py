@@ -245,12 +245,14 @@ def test_a_full_disk_stops_nothing_and_is_logged_once(
         for number in range(10):
             note(audit, detail="x" * number)
         assert audit.flush()
-        assert (tmp_path / "audit" / "audit-20250615.jsonl").read_bytes() == b""
+        assert audit.read() == []
         full = False
         note(audit, "again")
         assert audit.flush()
     assert [entry["action"] for entry in audit.read()] == [LOST, "again"]
     assert audit.read()[0]["changes"] == {"lost": 10}
+    lines = (tmp_path / "audit" / "audit-20250615.jsonl").read_text().splitlines()
+    assert [json.loads(line)["action"] for line in lines] == ["again", LOST], "no part of a line is left"
     assert sum("cannot be written" in record.message for record in caplog.records) == 1
     assert sum("can be written again" in record.message for record in caplog.records) == 1
 

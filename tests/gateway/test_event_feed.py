@@ -180,8 +180,11 @@ def test_a_silent_stream_says_now_and_then_that_it_is_alive(
     monkeypatch.setattr(event_feed, "KEEPALIVE_S", 0.01)
 
     async def main() -> None:
-        items = feed(Events()).open(VIEWER, {})
+        events = Events()
+        items = feed(events).open(VIEWER, {})
         await anext(items)
+        publish(events)
+        assert b'"topic":"instances"' in await anext(items)
         assert [await anext(items) for _ in range(2)] == [b": keepalive\n\n"] * 2
         await items.aclose()  # type: ignore[attr-defined] # an async generator in fact
 

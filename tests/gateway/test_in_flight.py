@@ -124,9 +124,9 @@ def test_only_the_one_that_was_named_is_cancelled(run: Run, until: Until) -> Non
             writers = [(await ask(inside.port))[1] for _ in range(2)]
             await until(lambda: len(flight._views()) == 2)
             first, second = await seen(flight)
-            await asyncio.to_thread(flight.cancel, first.id, "key:ci")
+            await asyncio.to_thread(flight.cancel, second.id, "key:ci")
             await until(lambda: len(flight._views()) == 1)
-            assert [view.id for view in await seen(flight)] == [second.id]
+            assert [view.id for view in await seen(flight)] == [first.id]
             for writer in writers:
                 writer.close()
             await until(inside.at_rest)
