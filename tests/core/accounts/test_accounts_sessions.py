@@ -350,6 +350,7 @@ def test_a_token_belongs_to_one_session_and_one_installation(house: House) -> No
     assert token == house.node().sessions.csrf_token(one.session.id), "a restart does not break open pages"
     assert token != presession_csrf(ROOT, one.session.digest)
     assert presession_csrf(ROOT, "v") != presession_csrf(RootSecret(b"o" * 32), "v")
+    assert presession_csrf(ROOT, "v") == sessions.presession_csrf("v") != sessions.presession_csrf("w")
     with pytest.raises(Unauthorized):
         sessions.csrf_token("0" * 16)
 
