@@ -11,7 +11,8 @@ import statistics
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -42,18 +43,35 @@ class Locked:
 
 
 @dataclass(frozen=True, slots=True)
+class Answers:
+    """What all storms of a run were told: answers by status, failures by cause."""
+
+    statuses: Mapping[str, int]
+    errors: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class Stormy:
-    """1,000 logins at once. Memory is MB (10^6 bytes) above the idle manager's, hashing processes included."""
+    """1,000 logins at once; medians of the rounds.
+
+    Memory is MB (10^6 bytes) above the idle manager's, hashing processes included. Lag is the milliseconds until
+    /health is answered on a connection that is kept, asked every 5 ms, while nothing streams; ``lag_max`` the longest
+    of a round.
+    """
 
     memory_mb: float | None
     chunks_before: float
     chunks_during: float
+    loss: float
+    """Share of the chunks that 16 streams do not get meanwhile; from the rounds' own ratios."""
     lag_p99: float | None
-    """Milliseconds until /health is answered on a connection that is kept, asked every 5 ms, while nothing streams."""
     lag_max: float | None
     idle_lag_p99: float | None
-    weather: storm.Weather
-    streaming_weather: storm.Weather
+    idle_lag_max: float | None
+    answered_s: float
+    """Until the last of a storm was answered."""
+    weather: Answers
+    streaming_weather: Answers
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,44 +138,59 @@ def auth(rounds: int, seconds: float, progress: Callable[[str], None]) -> Locked
 # --- the storm --------------------------------------------------------------------------------------------
 
 
-def logins_at_once(seconds: float, progress: Callable[[str], None]) -> Stormy:
-    """1,000 logins while nothing else happens, for memory and lag; then the same while 16 streams run.
+def logins_at_once(rounds: int, seconds: float, progress: Callable[[str], None]) -> Stormy:
+    """1,000 logins while nothing else happens, for memory and lag; then the same beside 16 streams. Round by round.
 
     :raises llamaman_proc.ManagerError, load.LoadError: it could not be measured.
     """
+    full = next(each for each in columns.SCENARIOS if each.name == "streams16")
+    idle, calm, before, during = list[_Probed](), list[_Probed](), list[float](), list[float]()
+    memory, beside = list[float | None](), list[storm.Weather]()
     with locked_manager() as manager:
-        progress("logins: before")
         Visitor(manager.port).log_in(USER, PASSWORD)  # the first one loads code
-        idle = _lag(manager, seconds, None)
-        progress(f"logins: {LOGINS} at once")
-        with _Memory(manager) as memory:
-            memory_before = memory.peak
-            calm = _lag(manager, seconds, _storm(manager, time.monotonic() + 1.5))
-    with locked_manager() as manager:  # a new one: failures are remembered
-        Visitor(manager.port).log_in(USER, PASSWORD)
-        full = next(each for each in columns.SCENARIOS if each.name == "streams16")
-        column = columns.Column(
-            columns.LLAMAMAN, manager.proxy_port, {"Authorization": f"Bearer {manager.inference_key}"}
-        )
-        progress("logins: 16 streams alone")
-        before = load.run(full.job(column, seconds)).events_per_second
-        progress(f"logins: {LOGINS} at once beside 16 streams")
-        with ThreadPoolExecutor(1) as pool:
-            process = storm.start(_storm(manager, time.monotonic() + 2.0))
-            time.sleep(1.5)  # all are connected by now, and the streams have 0.3 s to begin
-            streaming = pool.submit(load.run, full.job(column, seconds))
-            weather = storm.result(process)
-            during = streaming.result().events_per_second
+        headers = {"Authorization": f"Bearer {manager.inference_key}"}
+        column = columns.Column(columns.LLAMAMAN, manager.proxy_port, headers)
+        for number in range(rounds):
+            progress(f"round {number + 1}/{rounds}: {LOGINS} logins at once")
+            idle.append(_lag(manager, seconds, None))
+            with _Memory(manager) as watched:
+                at_rest = watched.peak
+                calm.append(_lag(manager, seconds, _storm(manager, time.monotonic() + 1.5)))
+            memory.append(None if watched.peak is None or at_rest is None else watched.peak - at_rest)
+            progress(f"round {number + 1}/{rounds}: {STREAMS} streams, and {LOGINS} logins beside them")
+            before.append(load.run(full.job(column, seconds)).events_per_second)
+            with ThreadPoolExecutor(1) as pool:
+                process = storm.start(_storm(manager, time.monotonic() + 2.0))
+                time.sleep(1.5)  # the storm is ready by now, and the streams have 0.3 s to begin
+                streaming = pool.submit(load.run, full.job(column, seconds))
+                beside.append(storm.result(process))
+                during.append(streaming.result().events_per_second)
     return Stormy(
-        memory_mb=None if memory.peak is None or memory_before is None else memory.peak - memory_before,
-        chunks_before=before,
-        chunks_during=during,
-        lag_p99=load.percentile(calm.lags, 0.99),
-        lag_max=max(calm.lags, default=None),
-        idle_lag_p99=load.percentile(idle.lags, 0.99),
-        weather=calm.weather or storm.Weather({}, {}, 0.0, None, None),
-        streaming_weather=weather,
+        memory_mb=_median(memory),
+        chunks_before=statistics.median(before),
+        chunks_during=statistics.median(during),
+        loss=1 - statistics.median(b / a for a, b in zip(before, during, strict=True)),
+        lag_p99=_median([load.percentile(each.lags, 0.99) for each in calm]),
+        lag_max=_median([max(each.lags, default=None) for each in calm]),
+        idle_lag_p99=_median([load.percentile(each.lags, 0.99) for each in idle]),
+        idle_lag_max=_median([max(each.lags, default=None) for each in idle]),
+        answered_s=statistics.median(each.weather.seconds for each in calm if each.weather),
+        weather=_together([each.weather for each in calm if each.weather]),
+        streaming_weather=_together(beside),
     )
+
+
+def _median(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return statistics.median(known) if known else None
+
+
+def _together(many: Sequence[storm.Weather]) -> Answers:
+    statuses, errors = Counter[str](), Counter[str]()
+    for each in many:
+        statuses.update(each.statuses)
+        errors.update(each.errors)
+    return Answers(dict(statuses), dict(errors))
 
 
 def _storm(manager: Manager, at: float) -> storm.Storm:

@@ -125,18 +125,13 @@ def storm_rows(stormy: Stormy | None) -> list[Row]:
     return [
         _own(memory, "MB", stormy.memory_mb, at_most=200, errors=calm.errors),
         _own("loop lag, idle, p99", "ms", stormy.idle_lag_p99),
+        _own("loop lag, idle, longest", "ms", stormy.idle_lag_max),
         _own(lag, "ms", stormy.lag_p99, at_most=50),
         _own("the same, longest", "ms", stormy.lag_max, at_most=50),
-        _own("until the last was answered", "s", calm.seconds),
+        _own("until the last was answered", "s", stormy.answered_s),
         _own(f"{STREAMS} streams alone", "chunks/s", stormy.chunks_before),
         _own(f"{STREAMS} streams beside the logins", "chunks/s", stormy.chunks_during),
-        _own(
-            streams,
-            "%",
-            100 * (1 - stormy.chunks_during / stormy.chunks_before) if stormy.chunks_before else None,
-            at_most=10,
-            errors=beside.errors,
-        ),
+        _own(streams, "%", 100 * stormy.loss, at_most=10, errors=beside.errors),
     ]
 
 

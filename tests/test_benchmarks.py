@@ -343,8 +343,21 @@ def test_a_missed_target_of_the_locks_is_printed_and_one_that_was_not_measured_i
     assert [report.verdict(row) for row in report.auth_rows(None)] == ["not measured"]
     apart = report.login_rows(doors.Logins(known=100, unknown=112))[-1]
     assert (apart.values["llamaman"], report.verdict(apart)) == (pytest.approx(12), "MISSED")
-    calm = storm.Weather({"303": 1000}, {}, 1.0, 1.0, 1.0)
-    rows = report.storm_rows(doors.Stormy(150, 1000, 950, 20, 60, 1, calm, calm))
+    calm = doors.Answers({"303": 1000}, {})
+    stormy = doors.Stormy(
+        memory_mb=150,
+        chunks_before=1000,
+        chunks_during=950,
+        loss=0.05,
+        lag_p99=20,
+        lag_max=60,
+        idle_lag_p99=1,
+        idle_lag_max=2,
+        answered_s=3,
+        weather=calm,
+        streaming_weather=calm,
+    )
+    rows = report.storm_rows(stormy)
     verdicts = {row.title: report.verdict(row) for row in rows if row.target}
     assert list(verdicts.values()) == ["holds", "holds", "MISSED", "holds"], verdicts
     assert {report.verdict(row) for row in report.storm_rows(None)} == {"not measured"}
