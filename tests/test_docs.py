@@ -171,6 +171,7 @@ def test_a_command_in_the_guides_exists_and_takes_what_it_is_given(line: str) ->
 def test_the_guides_name_no_variable_that_is_not_read() -> None:
     known = {variable.env for variable in VARIABLES}
     known |= {f"{variable.env}_FILE" for variable in VARIABLES if variable.secret}
+    known |= {"LLAMAMAN_TEST_CHROMIUM"}  # of the tests themselves: tests/e2e/browser
     patterns = re.compile(r"\b(?:LLAMAMAN|LLAMA|MODELS|DATA|LOGS)_[A-Z_]+\b")
     for path in (path for path in PAGES if path.parent != REFERENCE):
         found = set(patterns.findall(path.read_text(encoding="utf-8")))
