@@ -61,6 +61,21 @@ PULL: Final = "/api/pull"
 STREAM: Final = "/api/feed"
 PUBLIC: Final = {("GET", "/login"), ("GET", "/setup"), ("GET", "/static/a.css")}
 
+#: What may cross, besides the request line; anything else would be a client's own bytes behind the door.
+TO_ENGINE = {"host", "content-type", "content-length", "accept", "authorization", "x-request-id"}
+TO_FLASK = {
+    "host",
+    "accept",
+    "accept-language",
+    "content-type",
+    "content-length",
+    "if-none-match",
+    "if-modified-since",
+    "referer",
+    "user-agent",
+    "x-llamaman-caller",
+}
+
 
 class Talk:
     """Chat goes to the engine, the list of models is answered at once, pulling needs ``manage``."""

@@ -6,10 +6,15 @@ import asyncio
 import json
 import random
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
 import uvloop
+
+from llamaman.access import Scope
+
+from .small_gate import CHAT, MODELS, TO_ENGINE, TO_FLASK, gated
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n"
 POST = b"POST / HTTP/1.1\r\nHost: a\r\n"
@@ -129,6 +134,17 @@ CASES: list[tuple[str, bytes, int]] = [
     ("repeated content type", GET + b"Content-Type: a\r\nContent-Type: a\r\n\r\n", 400),
     ("repeated cookie", GET + b"Cookie: a\r\nCookie: b\r\n\r\n", 400),
     ("repeated cluster header", GET + b"X-Cluster-Node: a\r\nX-Cluster-Node: a\r\n\r\n", 400),
+    (
+        "repeated cluster header in another case",
+        GET + b"X-Cluster-Secret: a\r\nx-cluster-SECRET: b\r\n\r\n",
+        400,
+    ),
+    ("repeated referer", GET + b"Referer: http://a/\r\nReferer: http://b/\r\n\r\n", 400),
+    ("repeated token", GET + b"X-CSRF-Token: a\r\nX-CSRF-Token: a\r\n\r\n", 400),
+    ("repeated site", GET + b"Sec-Fetch-Site: none\r\nSec-Fetch-Site: same-origin\r\n\r\n", 400),
+    ("repeated key with an underscore", GET + b"X-Api-Key: a\r\nX_Api_Key: b\r\n\r\n", 200),
+    ("chain of proxies", GET + b"X-Forwarded-For: a\r\nX-Forwarded-For: b\r\nVia: c\r\nVia: d\r\n\r\n", 200),
+    ("trailing slash", b"GET /a/ HTTP/1.1\r\nHost: a\r\n\r\n", 200),
     ("two different keys", GET + b"Authorization: Bearer a\r\nX-Api-Key: b\r\n\r\n", 400),
     ("tls hello", b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03", 400),
 ]
@@ -199,6 +215,78 @@ def test_a_raw_head_gets_its_status_however_it_is_cut(serve: Any, raw: bytes, st
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(asyncio.wait_for(check(), 60))
+
+
+#: Not cut into pieces: what comes after the first answer is a request of its own.
+FOLLOWED: list[tuple[str, bytes, int]] = [
+    ("bytes after the request", GET + b"\r\nGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n", 200),
+    (
+        "bytes after the body",
+        POST + b"Content-Length: 1\r\n\r\naGET /smuggled HTTP/1.1\r\nHost: a\r\n\r\n",
+        200,
+    ),
+    ("a body that is longer than it says", POST + b"Content-Length: 3\r\n\r\nabc{}", 200),
+]
+
+#: What lies behind the two hops: inference for a POST and a list of models, or management for everything.
+BEHIND = [("proxy", CHAT.encode(), MODELS.encode()), ("manage", b"/api/things", b"/api/things")]
+
+
+@pytest.mark.parametrize(("door", "post", "get"), BEHIND, ids=["engine", "flask"])
+def test_behind_both_hops_at_most_one_request_comes_out_and_only_allowed_headers(
+    tmp_path: Path, door: str, post: bytes, get: bytes
+) -> None:
+    async def main() -> None:
+        async with gated(tmp_path, limits={"keepalive_s": 0.1, "head_s": 1.0, "discard_s": 0.1}) as house:
+            key = b"Authorization: Bearer %b\r\n" % house.key(Scope.ADMIN).encode()
+            served, followed = 0, {name for name, _, _ in FOLLOWED}
+            for name, raw, status in CASES + FOLLOWED:
+                kind = b"Content-Type: application/json\r\n" if raw.startswith(b"POST") else b""
+                sent = raw.replace(b"Host: a\r\n", b"Host: a\r\n" + key + kind, 1)
+                if b"authorization" in raw.lower() or b"x-api-key" in raw.lower():
+                    sent = raw
+                sent = sent.replace(b"POST / ", b"POST %b " % post, 1).replace(b"GET / ", b"GET %b " % get, 1)
+                sent = sent.replace(b"\r\nabc", b"\r\n{ }").replace(b"\r\nde\r\n", b"\r\n  \r\n")
+                chance = random.Random(raw)
+                ways = [[sent]] if name in followed else [[sent], cut(sent, chance), cut(sent, chance)]
+                for pieces in ways:
+                    before = house.reached
+                    answer = await whole_answer(house.ports[door], pieces)
+                    first = int(answer[9:12])
+                    reached = house.reached - before
+                    if status == 200:
+                        assert first in (200, 204, 400, 401, 404, 405), (name, answer)
+                        assert reached <= 1, name
+                    else:
+                        assert (first, reached) == (status, 0), (name, answer)
+                    served += reached
+            assert served >= 9, "nothing came through, so nothing was shown"
+            assert not house.engine.broken
+            assert not house.flask.broken
+            for behind, names in ((house.engine, TO_ENGINE), (house.flask, TO_FLASK)):
+                for head in behind.heads:
+                    lines = head.split(b"\r\n")[1:-2]
+                    assert {line.partition(b":")[0].decode().lower() for line in lines} <= names
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(asyncio.wait_for(main(), 120))
+
+
+async def whole_answer(port: int, pieces: list[bytes]) -> bytes:
+    """Everything that comes back until the door ends the connection."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    got = b""
+    try:
+        for piece in pieces:
+            writer.write(piece)
+            await asyncio.sleep(0.0005 if len(pieces) > 1 else 0)
+        while data := await reader.read(1 << 16):
+            got += data
+    except ConnectionError:
+        pass
+    finally:
+        writer.transport.abort()
+    return got
 
 
 def test_the_body_survives_an_upgrade_offer(serve: Any, run: Any) -> None:
