@@ -44,7 +44,77 @@ def limit(
     return value
 
 
+_CONNECTIONS = "Connections"
+HEAD_BYTES: Final = limit(
+    "head", 32 << 10, "Request line and headers together.", section=_CONNECTIONS, unit="bytes", answer=431
+)
+HEAD_S: Final = limit(
+    "head_time", 10, "From the first byte of a head to its last.", section=_CONNECTIONS, unit="s", answer=408
+)
+HEADERS: Final = limit("headers", 100, "Header lines.", section=_CONNECTIONS, answer=400)
+TARGET_BYTES: Final = limit(
+    "target", 8 << 10, "Path and query.", section=_CONNECTIONS, unit="bytes", answer=400
+)
+KEEPALIVE_S: Final = limit(
+    "keepalive",
+    75,
+    "A connection without a request, before the first and between two; then it is closed.",
+    section=_CONNECTIONS,
+    unit="s",
+)
+WRITE_STALL_S: Final = limit(
+    "write_stall",
+    60,
+    "Without one byte taken by the client; then the connection is closed and the engine's work ended.",
+    section=_CONNECTIONS,
+    unit="s",
+)
+DISCARD_BYTES: Final = limit(
+    "discard",
+    1 << 20,
+    "Of a body that nobody wants, read so that the client sees the early answer.",
+    section=_CONNECTIONS,
+    unit="bytes",
+)
+DISCARD_S: Final = limit("discard_time", 2, "The same, in time.", section=_CONNECTIONS, unit="s")
+CONNECTIONS_PER_ADDRESS: Final = limit(
+    "connections_per_address",
+    128,
+    "Of one IPv4 address or IPv6 /64; loopback and the admin socket are exempt.",
+    section=_CONNECTIONS,
+    answer=503,
+)
+CONNECTIONS: Final = limit(
+    "connections", 512, "All together; the longest idle one goes first.", section=_CONNECTIONS, answer=503
+)
+
 _BODIES = "Bodies"
+INFERENCE_BODY: Final = limit(
+    "inference_body",
+    64 << 20,
+    "A body for a model, unless its route says otherwise.",
+    section=_BODIES,
+    unit="bytes",
+    answer=413,
+)
+BODIES_IN_MEMORY: Final = limit(
+    "bodies_in_memory",
+    512 << 20,
+    "All bodies together; a tenth of the machine's memory where that is less.",
+    section=_BODIES,
+    unit="bytes",
+    answer=503,
+)
+BODY_RATE: Final = limit(
+    "body_rate",
+    1 << 10,
+    "Bytes a second that a body arrives with at least, on average.",
+    section=_BODIES,
+    answer=408,
+)
+BODY_GRACE_S: Final = limit(
+    "body_grace", 10, "Waiting for a body before that rate is demanded.", section=_BODIES, unit="s"
+)
 FORM_BODY: Final = limit(
     "form_body", 16 << 10, "A form: /login, /setup, /logout.", section=_BODIES, unit="bytes", answer=413
 )
@@ -90,7 +160,7 @@ SUDO_S: Final = limit(
     answer=403,
 )
 KEYS: Final = limit("keys", 1000, "API keys.", section=_ACCOUNTS, answer=409)
-NAME: Final = limit("name", 128, "Characters of a key's or a preset's name.", section=_ACCOUNTS, answer=400)
+NAME: Final = limit("name", 128, "Characters of a key's or a model's name.", section=_ACCOUNTS, answer=400)
 KEY_MODELS: Final = limit(
     "key_models", 256, "Models that a key may be limited to.", section=_ACCOUNTS, answer=400
 )
@@ -129,6 +199,14 @@ LONGEST_PAUSE_S: Final = limit(
 )
 SETUP_CODES: Final = limit(
     "setup_codes", 10, "Wrong set-up codes in one run of the manager.", section=_LOGINS, answer=429
+)
+
+_LAUNCHES = "Launches and presets"
+PRESETS: Final = limit("presets", 10_000, "Presets.", section=_LAUNCHES, answer=409)
+NOTE_BYTES: Final = limit("note", 4 << 10, "A preset's note.", section=_LAUNCHES, unit="bytes", answer=400)
+EXTRA_ARGS: Final = limit("extra_args", 64, "Words in extra_args.", section=_LAUNCHES, answer=400)
+EXTRA_ARGS_BYTES: Final = limit(
+    "extra_args_text", 4 << 10, "The text of extra_args.", section=_LAUNCHES, unit="bytes", answer=400
 )
 
 _LISTS = "Lists"

@@ -1,20 +1,18 @@
 """The page of limits: every number that a client, an operator or a plugin can run into, read from the code.
 
-A constant that is renamed or removed fails the generation, so the page cannot keep a number that is gone.
+What a client runs into is declared in ``llamaman/limits.py``; the inner workings are constants of their rooms. A
+constant that is renamed or removed fails the generation, so the page cannot keep a number that is gone.
 """
 
 from __future__ import annotations
 
-import inspect
 import re
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
 from docs_markdown import PACKAGE, code, number, size, table
 
-from llamaman.gateway.dialect import InferenceRoute
-from llamaman.gateway.limits import Limits, default_body_budget_bytes
 from llamaman.limits import TABLE, Limit
 
 Unit = Literal["bytes", "s", ""]
@@ -33,22 +31,6 @@ class Bound:
     meaning: str
 
 
-#: What each field of ``Limits`` means where its name and its comment do not say it.
-_CONNECTION = {
-    "head_bytes": "Request line and headers together; more is answered 431.",
-    "head_s": "Time for a head; then 408.",
-    "keepalive_s": "Then the connection is closed.",
-    "write_stall_s": "Then the connection is closed and the engine's work ended.",
-    "max_headers": "Header lines; more are answered 400.",
-    "target_bytes": "Path and query; more is answered 400.",
-    "discard_bytes": "Of a body that nobody wants.",
-    "discard_s": "The same, in time.",
-    "body_bytes_per_s": "A slower body is answered 408.",
-    "body_grace_s": "",
-    "per_address": "More are answered 503.",
-    "total": "All connections together; more are answered 503.",
-}
-
 SECTIONS: dict[str, tuple[Bound, ...]] = {
     "Answers and streams": (
         Bound("gateway", "MAX_ANSWER", "bytes", "An engine's answer that is not streamed."),
@@ -60,13 +42,6 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
     "Management": (
         Bound("dashboard", "THREADS", "", "Management requests worked on at a time."),
         Bound("core", "RING", "", "Events that are remembered per topic."),
-        Bound("core", "MAX_KEYS", "", "API keys."),
-        Bound("core", "MAX_NAME", "", "Characters of a key's name."),
-        Bound("core", "MAX_MODELS", "", "Models that a key may be limited to."),
-        Bound("library", "MAX_PRESETS", "", "Presets."),
-        Bound("library", "MAX_NOTE_BYTES", "bytes", "A preset's note."),
-        Bound("core", "MAX_TOKENS", "", "Words in extra_args."),
-        Bound("core", "MAX_BYTES", "bytes", "The text of extra_args."),
     ),
     "Life of an instance": (
         Bound("core", "STALL_S", "s", "Loading without any progress; then the launch fails."),
@@ -87,7 +62,6 @@ SECTIONS: dict[str, tuple[Bound, ...]] = {
     "Model files": (
         Bound("library", "MAX_ENTRIES", "", "Files looked at below MODELS_DIR."),
         Bound("library", "MAX_DEPTH", "", "Levels of folders."),
-        Bound("library", "MAX_NAME", "", "Characters of a model's name; the rest is cut off."),
         Bound("library", "MAX_HEADER_BYTES", "bytes", "A GGUF header; a larger one makes the file broken."),
         Bound("library", "MAX_CPU_SECONDS", "s", "Processor time for reading one header."),
     ),
@@ -112,21 +86,8 @@ def page() -> str:
     """The whole page."""
     parts = [
         "# Limits\n\nNumbers that are built in. What can be configured is in "
-        "[configuration.md](../configuration.md) and [settings.md](settings.md).\n",
-        "\n## Connections\n\nOf the ports 5000 and 42069 and of every instance's own port.\n\n",
-        table(("Limit", "Value", "Meaning"), _connections()),
-        "\n## Bodies of inference requests\n\n",
-        table(
-            ("Limit", "Value", "Meaning"),
-            (
-                (
-                    "per body",
-                    size(InferenceRoute("POST", "/").limit),
-                    "Unless its route says otherwise; then 413.",
-                ),
-                ("all bodies in memory", "", f"{_budget()}; then 503 with Retry-After."),
-            ),
-        ),
+        "[configuration.md](../configuration.md) and [settings.md](settings.md). Connections are those of ports 5000 "
+        "and 42069 and of every instance's own port.\n",
     ]
     for title in dict.fromkeys(each.section for each in TABLE):
         declared = (
@@ -142,25 +103,7 @@ def page() -> str:
 
 
 def _with_answer(each: Limit) -> str:
-    return f"{each.meaning} More: {each.answer}." if each.answer else each.meaning
-
-
-def _connections() -> list[tuple[str, str, str]]:
-    comments = dict(re.findall(r"^    (\w+): .*?  # (.+)$", inspect.getsource(Limits), re.MULTILINE))
-    rows = []
-    for field in fields(Limits):
-        unit: Unit = "bytes" if field.name.endswith("_bytes") else "s" if field.name.endswith("_s") else ""
-        unit = "" if field.name.endswith("_bytes_per_s") else unit
-        comment = comments.get(field.name, "")
-        meaning = " ".join(
-            filter(None, (f"{comment[:1].upper()}{comment[1:]}." if comment else "", _CONNECTION[field.name]))
-        )
-        rows.append((code(field.name), _shown(getattr(Limits(), field.name), unit), meaning))
-    return rows
-
-
-def _budget() -> str:
-    return (default_body_budget_bytes.__doc__ or "").strip().rstrip(".")
+    return f"{each.meaning} Beyond: {each.answer}." if each.answer else each.meaning
 
 
 def _value(bound: Bound) -> str:

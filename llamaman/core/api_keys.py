@@ -38,6 +38,7 @@ from llamaman.errors import (
     Unauthorized,
     VersionConflict,
 )
+from llamaman.limits import KEYS
 from llamaman.records import NOBODY, Identity
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 COLLECTION = "api_keys"
-MAX_KEYS = 1000
 
 _BOOTSTRAP = re.compile(r"llm-[A-Za-z0-9_-]{32,}")
 
@@ -180,8 +180,8 @@ class Keys:
         )
         self._refuse_more_than(by, record)
         with self._writing:
-            if len(self._by_digest) >= MAX_KEYS:
-                raise Conflict(f"there are {MAX_KEYS} API keys already; revoke some before making another")
+            if len(self._by_digest) >= KEYS:
+                raise Conflict(f"there are {KEYS} API keys already; revoke some before making another")
             self._store.put(COLLECTION, record.id, to_document(record), expected=0)
             self._replace([*self._by_digest.values(), record])
         self._publish("created", record, by.actor, "an API key was created")

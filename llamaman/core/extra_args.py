@@ -15,10 +15,9 @@ from pathlib import Path
 from llamaman.core.config_values import has_controls
 from llamaman.core.extra_args_table import FLAGS, ON_OFF_AUTO, PATH_FLAGS, Flag
 from llamaman.errors import InvalidField
+from llamaman.limits import EXTRA_ARGS, EXTRA_ARGS_BYTES
 
 FIELD = "extra_args"
-MAX_TOKENS = 64
-MAX_BYTES = 4096
 
 _FLAG = re.compile(r"--?[A-Za-z].*")
 _FLASH_ATTENTION = frozenset({"-fa", "--flash-attn"})
@@ -83,16 +82,16 @@ def parse_extra_args(text: str, *, allow_unlisted: bool, is_model_file: ModelFil
 
 
 def _split(text: str) -> list[str]:
-    if len(text.encode("utf-8", "replace")) > MAX_BYTES:
-        raise InvalidField(FIELD, f"extra_args must be at most {MAX_BYTES} bytes")
+    if len(text.encode("utf-8", "replace")) > EXTRA_ARGS_BYTES:
+        raise InvalidField(FIELD, f"extra_args must be at most {EXTRA_ARGS_BYTES} bytes")
     if has_controls(text):
         raise InvalidField(FIELD, "extra_args must not hold control characters such as line breaks")
     try:
         tokens = shlex.split(text)
     except ValueError as error:
         raise InvalidField(FIELD, f"extra_args cannot be split into words: {error}") from error
-    if len(tokens) > MAX_TOKENS:
-        raise InvalidField(FIELD, f"extra_args must be at most {MAX_TOKENS} words")
+    if len(tokens) > EXTRA_ARGS:
+        raise InvalidField(FIELD, f"extra_args must be at most {EXTRA_ARGS} words")
     return tokens
 
 

@@ -14,10 +14,9 @@ from typing import Any
 
 from llamaman.access import Scope
 from llamaman.errors import InvalidField
+from llamaman.limits import KEY_MODELS, NAME
 from llamaman.records import Identity
 
-MAX_NAME = 128
-MAX_MODELS = 256
 DEFAULT_NAME = "Untitled"
 
 _CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -64,8 +63,8 @@ def checked_name(value: str) -> str:
 
     :raises InvalidField: empty, too long, or with control characters.
     """
-    if not isinstance(value, str) or not value.strip() or len(value) > MAX_NAME or _CONTROLS.search(value):
-        raise InvalidField("name", f"name must be 1 to {MAX_NAME} characters without control characters")
+    if not isinstance(value, str) or not value.strip() or len(value) > NAME or _CONTROLS.search(value):
+        raise InvalidField("name", f"name must be 1 to {NAME} characters without control characters")
     return value.strip()
 
 
@@ -90,15 +89,15 @@ def checked_models(value: Sequence[str] | None) -> frozenset[str] | None:
     """
     if value is None:
         return None
-    if isinstance(value, str) or len(value) > MAX_MODELS or not all(_is_model_name(name) for name in value):
-        raise InvalidField("models", f"models must be null or a list of at most {MAX_MODELS} model names")
+    if isinstance(value, str) or len(value) > KEY_MODELS or not all(_is_model_name(name) for name in value):
+        raise InvalidField("models", f"models must be null or a list of at most {KEY_MODELS} model names")
     if not value:
         raise InvalidField("models", "models is empty: such a key could use nothing; null means every model")
     return frozenset(name.lower() for name in value)
 
 
 def _is_model_name(name: object) -> bool:
-    return isinstance(name, str) and 0 < len(name) <= MAX_NAME and not _CONTROLS.search(name)
+    return isinstance(name, str) and 0 < len(name) <= NAME and not _CONTROLS.search(name)
 
 
 def checked_expiry(value: str | float | None, now: float) -> float | None:

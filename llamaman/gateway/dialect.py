@@ -16,6 +16,7 @@ from typing import Any, Literal, Protocol
 
 from llamaman.access import Access
 from llamaman.errors import LlamaManError
+from llamaman.limits import INFERENCE_BODY
 from llamaman.records import Identity, ModelView
 
 Phase = Literal["queue", "load", "prefill"]
@@ -42,7 +43,7 @@ class InferenceRoute:
     pattern: str
     access: Access = Access.INFERENCE
     body: Literal["json", "none"] = "json"
-    limit: int = 64 * 1024 * 1024
+    limit: int = INFERENCE_BODY
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-MAX_HEADERS = 100
-MAX_TARGET_BYTES = 8192
+from llamaman.limits import HEADERS, TARGET_BYTES
 
 Header = tuple[bytes, bytes]
 
@@ -160,8 +159,8 @@ def check_head(
     http_version: str,
     headers: list[Header],
     *,
-    max_headers: int = MAX_HEADERS,
-    max_target_bytes: int = MAX_TARGET_BYTES,
+    max_headers: int = HEADERS,
+    max_target_bytes: int = TARGET_BYTES,
 ) -> Head:
     """Validate one request head; `headers` in the order and case of the wire. Raises BadHead.
 

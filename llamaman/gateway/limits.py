@@ -9,23 +9,25 @@ import os
 from dataclasses import dataclass
 from typing import Literal
 
+from llamaman import limits
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """Bounds of one front door. Units are in the names; the defaults are the documented ones."""
+    """Bounds of one front door; tests set smaller ones. What each means stands in :mod:`llamaman.limits`."""
 
-    head_bytes: int = 32 * 1024
-    head_s: float = 10.0  # from the first byte of a head to its last
-    keepalive_s: float = 75.0  # idle, before the first and between two requests
-    write_stall_s: float = 60.0  # without one byte accepted by the client
-    max_headers: int = 100
-    target_bytes: int = 8192
-    discard_bytes: int = 1 << 20  # read and dropped after an early answer, so that the client sees the answer
-    discard_s: float = 2.0
-    body_bytes_per_s: int = 1024  # average while a handler waits for the body
-    body_grace_s: float = 10.0  # waiting time before that rate is demanded
-    per_address: int = 128  # connections per IPv4 address or IPv6 /64; loopback and unix sockets are exempt
-    total: int = 512
+    head_bytes: int = limits.HEAD_BYTES
+    head_s: float = limits.HEAD_S
+    keepalive_s: float = limits.KEEPALIVE_S
+    write_stall_s: float = limits.WRITE_STALL_S
+    max_headers: int = limits.HEADERS
+    target_bytes: int = limits.TARGET_BYTES
+    discard_bytes: int = limits.DISCARD_BYTES
+    discard_s: float = limits.DISCARD_S
+    body_bytes_per_s: int = limits.BODY_RATE
+    body_grace_s: float = limits.BODY_GRACE_S
+    per_address: int = limits.CONNECTIONS_PER_ADDRESS
+    total: int = limits.CONNECTIONS
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ class ClientGone(ConnectionError):
 def default_body_budget_bytes() -> int:
     """512 MiB or 10 % of the machine's memory, whichever is less."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return min(512 << 20, memory // 10)
+    return min(limits.BODIES_IN_MEMORY, memory // 10)
 
 
 class BodyBudget:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from llamaman.core.config_values import has_controls
 from llamaman.errors import ModelNotFound
+from llamaman.limits import NAME
 
-MAX_NAME = 128
 _CANDIDATES = 10
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})", re.IGNORECASE)
@@ -45,15 +45,15 @@ def unique_names(stems: Sequence[tuple[str, Path]]) -> list[str]:
     taken: set[str] = set()
     names = []
     for stem, folder in stems:
-        name = stem.lower()[:MAX_NAME]
+        name = stem.lower()[:NAME]
         for parent in (folder, *folder.parents):
             if name not in taken or not parent.name:
                 break
-            name = f"{parent.name.lower()}-{name}"[:MAX_NAME]
+            name = f"{parent.name.lower()}-{name}"[:NAME]
         number = 2
         base = name
         while name in taken:
-            name = f"{base[: MAX_NAME - 6]}-{number}"
+            name = f"{base[: NAME - 6]}-{number}"
             number += 1
         taken.add(name)
         names.append(name)
@@ -67,8 +67,8 @@ def find_name(given: str, names: Collection[str], prefixes: Collection[str]) -> 
     :param prefixes: the names that a prefix may stand for.
     :raises ModelNotFound: with the candidates when several names start like this.
     """
-    if len(given) > MAX_NAME + len(":latest") or has_controls(given):
-        raise ModelNotFound("".join(char for char in given[:MAX_NAME] if char.isprintable()))
+    if len(given) > NAME + len(":latest") or has_controls(given):
+        raise ModelNotFound("".join(char for char in given[:NAME] if char.isprintable()))
     wanted = given.strip().lower()
     for form in dict.fromkeys((wanted, wanted.removesuffix(":latest"))):
         if form in names:

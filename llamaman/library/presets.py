@@ -17,10 +17,9 @@ from llamaman.core import launch
 from llamaman.core.extra_args import ModelFile
 from llamaman.core.store import KEY_LIMIT, Store
 from llamaman.errors import Conflict, InvalidField
+from llamaman.limits import NOTE_BYTES, PRESETS
 
 COLLECTION = "presets"
-MAX_PRESETS = 10_000
-MAX_NOTE_BYTES = 4096
 
 Preset = Mapping[str, Any]
 
@@ -64,8 +63,8 @@ class Presets:
             )
         preset = self._checked(values)
         with self._lock:
-            if key not in self._presets and len(self._presets) >= MAX_PRESETS:
-                raise Conflict(f"there are {MAX_PRESETS} presets already; delete some first")
+            if key not in self._presets and len(self._presets) >= PRESETS:
+                raise Conflict(f"there are {PRESETS} presets already; delete some first")
             self._store.put(COLLECTION, key, preset)
             self._keep(key, preset)
         return dict(preset)
@@ -121,7 +120,7 @@ class Presets:
         if name == "note":
             if not isinstance(value, str):
                 raise InvalidField("note", "note must be a string")
-            if len(value.encode("utf-8", "replace")) > MAX_NOTE_BYTES or "\0" in value:
-                raise InvalidField("note", f"note must be at most {MAX_NOTE_BYTES} bytes of text")
+            if len(value.encode("utf-8", "replace")) > NOTE_BYTES or "\0" in value:
+                raise InvalidField("note", f"note must be at most {NOTE_BYTES} bytes of text")
             return {"note": value}
         return {}

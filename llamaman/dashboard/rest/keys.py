@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Blueprint, Response, jsonify
 
 from llamaman.access import Access, Scope, access
-from llamaman.core.key_record import DEFAULT_NAME, MAX_MODELS, MAX_NAME
+from llamaman.core.key_record import DEFAULT_NAME
 from llamaman.dashboard.answer_schemas import DONE, KEY, NEW_KEY, list_of
 from llamaman.dashboard.bodies import Check, nullable, one_of, text, texts
 from llamaman.dashboard.http import fields, identity
@@ -13,12 +13,13 @@ from llamaman.dashboard.operation import operation
 from llamaman.dashboard.services import Services
 from llamaman.dashboard.shapes import key_object
 from llamaman.dashboard.sudo import require_for_key
+from llamaman.limits import KEY_MODELS, NAME
 from llamaman.records import RouteSet
 
 _FIELDS: dict[str, Check] = {
-    "name": text(MAX_NAME),
+    "name": text(NAME),
     "scope": nullable(one_of(*(scope.value for scope in Scope))),
-    "models": nullable(texts(MAX_MODELS, MAX_NAME)),
+    "models": nullable(texts(KEY_MODELS, NAME)),
     "expires": nullable(Check(text(64).run, {**text(64).schema, "format": "date-time"})),
 }
 _ID = {"id": {"type": "string", "pattern": "^[0-9a-f]{16}$"}}
