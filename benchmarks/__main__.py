@@ -106,7 +106,8 @@ def main(argv: Sequence[str]) -> int:
     if started is not None and started.refused_with:
         sys.stdout.write(f"statuses before the first answer: {', '.join(map(str, started.refused_with))}\n")
     for where, weather in _weather(stormy):
-        answers = ", ".join(f"{times} x {status}" for status, times in sorted(weather.statuses.items()))
+        told = (*sorted(weather.statuses.items()), *sorted(weather.errors.items()))
+        answers = ", ".join(f"{times} x {what}" for what, times in told)
         sys.stdout.write(f"logins {where}: {answers}\n")
     if absent:
         missing[columns.LLAMAMAN] = absent

@@ -121,9 +121,8 @@ def storm_rows(stormy: Stormy | None) -> list[Row]:
     if stormy is None:
         missing = ((memory, "MB", "<= 200 MB"), (streams, "%", "<= 10 %"), (lag, "ms", "<= 50 ms"))
         return [Row(title, unit, {}, None, target) for title, unit, target in missing]
-    calm, beside = stormy.weather, stormy.streaming_weather
     return [
-        _own(memory, "MB", stormy.memory_mb, at_most=200, errors=calm.errors),
+        _own(memory, "MB", stormy.memory_mb, at_most=200),
         _own("loop lag, idle, p99", "ms", stormy.idle_lag_p99),
         _own("loop lag, idle, longest", "ms", stormy.idle_lag_max),
         _own(lag, "ms", stormy.lag_p99, at_most=50),
@@ -131,7 +130,7 @@ def storm_rows(stormy: Stormy | None) -> list[Row]:
         _own("until the last was answered", "s", stormy.answered_s),
         _own(f"{STREAMS} streams alone", "chunks/s", stormy.chunks_before),
         _own(f"{STREAMS} streams beside the logins", "chunks/s", stormy.chunks_during),
-        _own(streams, "%", 100 * stormy.loss, at_most=10, errors=beside.errors),
+        _own(streams, "%", 100 * stormy.loss, at_most=10),
     ]
 
 
