@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +16,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "dashboard"))
 
 from management_door import Manager, running_manager
 
-import llamaman.doctor
 from llamaman.cli import main
-from llamaman.cli.root import COMMANDS
-
-# pytest rewrites our modules as they are imported, and Python 3.11 cannot build two syntax trees at once: what a
-# command imports must be there before a manager starts in another thread.
-for _module, _ in COMMANDS.values():
-    import_module(f"llamaman.cli.{_module}")
 
 
 @dataclass

@@ -15,9 +15,12 @@ import uuid
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
+from importlib import import_module
 from pathlib import Path
+from pkgutil import walk_packages
 from typing import Any
 
+import llamaman
 from llamaman.access import Access, Scope
 from llamaman.core import audit_events
 from llamaman.core.accounts.accounts import Accounts
@@ -55,6 +58,13 @@ from llamaman.testing.tiny_model import write_tiny_model
 from llamaman_store_json import JsonStore
 
 DEADLINE_S = 20.0
+
+# pytest rewrites our modules as they are imported, and werkzeug builds a route's functions, both from syntax trees,
+# which Python 3.11 cannot make in two threads at once ("AST constructor recursion depth mismatch"): nothing of ours
+# may be left to import when Flask starts in its thread.
+for _module in walk_packages(llamaman.__path__, "llamaman."):
+    if not _module.name.endswith(".__main__"):
+        import_module(_module.name)
 
 
 def eventually(holds: Callable[[], Any], what: str = "it did not happen") -> Any:
