@@ -24,8 +24,8 @@ from llamaman.dashboard.openapi import Described, document
 from llamaman.dashboard.operation import operation_of
 from llamaman.dashboard.services import Services
 from llamaman.dashboard.sudo import require_sudo
-from llamaman.errors import LlamaManError, MethodNotAllowed, NotFound, PluginError, SudoRequired
-from llamaman.gateway.caller import HEADER, new_secret, unseal
+from llamaman.errors import LlamaManError, MethodNotAllowed, NotFound, PluginError, SudoRequired, Unauthorized
+from llamaman.gateway.caller import HEADER, unseal
 from llamaman.limits import MANAGEMENT_BODY
 from llamaman.records import Identity, RouteSet
 from llamaman.version import __version__
@@ -59,7 +59,9 @@ def create_app(
     seal = Seal()
 
     def bare() -> Flask:
-        return _bare_app(secret, seal, require_auth, lambda identity: require_sudo(kernel, identity))
+        return _bare_app(
+            secret, seal, require_auth, lambda identity: require_sudo(kernel, identity), _still_counts(kernel)
+        )
 
     app = bare()
     app.extensions[_SEAL] = seal
@@ -115,11 +117,6 @@ def described(app: Flask) -> dict[tuple[str, str], Described]:
     return found
 
 
-def route_table(kernel: Services) -> list[RouteRow]:
-    """The core's part of ``llamaman routes``, without a running server."""
-    return app_routes(create_app(kernel, new_secret()))
-
-
 def _pattern(rule: str) -> str:
     """A Flask rule in the form of the loop's patterns: ``{name}`` is a segment, ``{name...}`` the rest."""
     return re.sub(
@@ -133,6 +130,11 @@ def _row_order(row: RouteRow) -> tuple[str, str, str]:
 
 def _require_auth(kernel: Services) -> Callable[[], bool]:
     return lambda: bool(kernel.settings.get("require_auth"))
+
+
+def _still_counts(kernel: Services) -> Callable[[Identity], bool]:
+    keys, sessions = kernel.keys, kernel.accounts.sessions
+    return lambda identity: keys.is_live(identity) and sessions.is_live(identity)
 
 
 def _nothing() -> None:
@@ -149,10 +151,12 @@ def _bare_app(
     seal: Seal,
     require_auth: Callable[[], bool],
     confirmed: Callable[[Identity], None] = _never_confirmed,
+    still_counts: Callable[[Identity], bool] = lambda identity: True,
 ) -> Flask:
     """Flask with the gate first and our errors, and nothing mounted.
 
     :param confirmed: raises SudoRequired for a session whose password was not confirmed lately.
+    :param still_counts: whether the caller's key or session is live: the front door asked before the body came.
     """
     app = Flask("llamaman", static_folder=None, template_folder=None)
     app.config.update(PROVIDE_AUTOMATIC_OPTIONS=False, MAX_CONTENT_LENGTH=MANAGEMENT_BODY)
@@ -172,6 +176,8 @@ def _bare_app(
         if request.url_rule is not None:
             level = seal.levels.get(request.endpoint or "", Access.ADMIN)
         try:
+            if level is not Access.PUBLIC and not still_counts(caller.identity):
+                raise Unauthorized("this key or session has ended while the request came in")
             if request.url_rule is not None or caller.identity.kind == "none":
                 authorise(caller.identity, level, require_auth=require_auth())
             described_as = operation_of(app.view_functions.get(request.endpoint or "", _nothing))

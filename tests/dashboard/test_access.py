@@ -6,16 +6,21 @@ written down here a second time, so that a route whose level changes by accident
 
 from __future__ import annotations
 
+import json
 import re
 import socket
+import time
 
 import pytest
-from management_door import OPEN_TO, Manager
+from management_door import DEADLINE_S, OPEN_TO, Manager, eventually
 
-from llamaman.access import Access, Scope
+from llamaman.access import Access, Role, Scope
+from llamaman.core.accounts.cookies import cookie_name
 from llamaman.dashboard.app import app_routes
 from llamaman.gateway.caller import HEADER, Caller, new_secret, seal
 from llamaman.records import Identity
+
+LOCAL = Identity("local", "test", Scope.ADMIN)
 
 #: (method, path) -> level, as the access matrix has it. Everything else must be MANAGE.
 EXPECTED = {
@@ -118,6 +123,42 @@ def test_a_scope_opens_its_routes_and_403_names_what_the_others_need(manager: Ma
             assert f"'{level}'" in body["error"]
     if Access.MANAGE not in OPEN_TO[scope]:
         assert manager.kernel.instances.calls == []
+
+
+@pytest.mark.parametrize("lost", ["key", "expiry", "session"])
+def test_who_lost_the_right_while_sending_the_body_changes_nothing(manager: Manager, lost: str) -> None:
+    kernel = manager.kernel
+    kernel.accounts.create_user("ann", "correct horse battery", Role.ADMIN, by=LOCAL)
+    opened = kernel.accounts.sessions.open(kernel.accounts.users.stored("ann"), address=None, agent="")
+    session = opened.session.id
+    expires = time.time() + 2 if lost == "expiry" else None
+    record, key = kernel.keys.create("k", Scope.ADMIN, expires=expires, by=LOCAL)
+    body = json.dumps({"scope": "inference"}).encode() if lost == "session" else b'{"require_auth": false}'
+    path = "/api/api-keys" if lost == "session" else "/api/settings"
+    host = f"127.0.0.1:{manager.port}"
+    lines = [f"POST {path} HTTP/1.1", f"Host: {host}", "Content-Type: application/json", "Connection: close"]
+    lines += [f"Content-Length: {len(body)}", "Expect: 100-continue"]
+    if lost == "session":
+        cookie = cookie_name(kernel.accounts.install_id, False)
+        token = kernel.accounts.sessions.csrf_token(session)
+        lines += [f"Cookie: {cookie}={opened.secret}", f"Origin: http://{host}", f"X-CSRF-Token: {token}"]
+    else:
+        lines += [f"Authorization: Bearer {key}"]
+    before = kernel.keys.list()
+    with socket.create_connection(("127.0.0.1", manager.port), timeout=DEADLINE_S) as client:
+        client.sendall("\r\n".join([*lines, "", ""]).encode())
+        assert b" 100 " in client.recv(4096), "the door knows who it is, and waits for the body"
+        if lost == "session":
+            kernel.accounts.sessions.end(session, by=LOCAL, reason="a test")
+        elif lost == "key":
+            kernel.keys.revoke(record.id, by=LOCAL)
+        else:
+            eventually(lambda: not kernel.keys.is_live(record.identity()))
+        client.sendall(body)
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 401 "), answer
+    assert kernel.settings.get("require_auth") is True
+    assert set(kernel.keys.list()) <= set(before)
 
 
 def test_an_unknown_path_tells_strangers_nothing_and_callers_404_as_json(shared_manager: Manager) -> None:
