@@ -15,7 +15,6 @@ from collections.abc import Awaitable, Mapping
 from typing import Any, cast
 
 from llamaman.core import collector, planner
-from llamaman.core.accounts.sessions import presession_csrf
 from llamaman.core.admission import Policy
 from llamaman.core.events import Event
 from llamaman.core.instance import Instance
@@ -287,7 +286,6 @@ def _gate_parts(kernel: Kernel) -> GateParts:
         keys=kernel.keys,
         require_auth=lambda: bool(kernel.settings.get("require_auth")),
         accounts=kernel.accounts,
-        presession_csrf=lambda value: presession_csrf(kernel.secrets, value),
         install_id=kernel.accounts.install_id,
         trusted_proxies=config.trusted_proxies,
         allowed_hosts=config.allowed_hosts,

@@ -90,12 +90,6 @@ class Events:
             kept = tuple(self._topics.get(topic, ()))
         return tuple(event for event in kept if event.id > event_id)
 
-    def is_complete(self, topic: str, event_id: int) -> bool:
-        """Whether :meth:`since` misses nothing: False when the ring has already dropped newer events."""
-        with self._lock:
-            kept = self._topics.get(topic)
-            return kept is None or len(kept) < self._ring or kept[0].id <= event_id + 1
-
     @property
     def last_id(self) -> int:
         """The id of the newest event, or the one before the first."""

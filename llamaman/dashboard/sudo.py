@@ -1,7 +1,7 @@
-"""Which actions a session may take only within ten minutes of confirming its password, in one place.
+"""Actions that a session may take only within ten minutes of confirming its password.
 
-Read by the gate (``app.py``) and by the two views whose need depends on the body. API keys with the scope and
-the admin socket have no password to confirm, so they pass.
+Read by the gate (``app.py``), for the routes that say ``@operation(..., sudo=True)``, and by the two views whose
+need depends on the body. API keys with the scope and the admin socket have no password to confirm, so they pass.
 """
 
 from __future__ import annotations
@@ -13,21 +13,6 @@ from llamaman.access import Scope
 from llamaman.core.key_record import checked_scope
 from llamaman.dashboard.services import Services
 from llamaman.records import Identity
-
-#: (method, rule) of the routes that always need it; their views say so with ``@operation(..., sudo=True)``.
-ALWAYS: Final = frozenset(
-    {
-        ("POST", "/api/users"),
-        ("PATCH", "/api/users/<name>"),
-        ("DELETE", "/api/users/<name>"),
-    }
-)
-
-#: (method, rule) -> when it needs it; the views ask :func:`require_for_key` and :func:`require_for_settings`.
-SOMETIMES: Final = {
-    ("POST", "/api/api-keys"): "the key's scope is manage or admin",
-    ("POST", "/api/settings"): "require_auth is turned off",
-}
 
 _STRONG: Final = frozenset({Scope.MANAGE, Scope.ADMIN})
 

@@ -17,7 +17,7 @@ from typing import Protocol
 from urllib.parse import quote
 
 from llamaman.core.accounts.cookies import cookie_name, presession_name, values
-from llamaman.errors import Forbidden, LlamaManError, Unauthorized
+from llamaman.errors import Forbidden, LlamaManError
 from llamaman.gateway.admin_socket import admin_identity
 from llamaman.gateway.caller import Caller
 from llamaman.gateway.client_address import ClientFacts, Network, client_facts, is_loopback
@@ -55,6 +55,9 @@ class SessionBook(Protocol):
     def csrf_token(self, session_id: str) -> str:
         """What a changing request of it must carry. Raises Unauthorized when it has ended."""
 
+    def presession_csrf(self, value: str) -> str:
+        """What a form must hold that was shown with this pre-session cookie."""
+
 
 class UserBook(Protocol):
     """The users, from memory."""
@@ -80,7 +83,6 @@ class GateParts:
     """What the gate works with.
 
     :ivar accounts: None where there are no users (tests of the door alone).
-    :ivar presession_csrf: a pre-session cookie's value -> what the form must hold.
     :ivar install_id: names our cookies.
     :ivar host_names: what this machine calls itself.
     """
@@ -88,7 +90,6 @@ class GateParts:
     keys: Keyring
     require_auth: Callable[[], bool]
     accounts: People | None = None
-    presession_csrf: Callable[[str], str] | None = None
     install_id: str = ""
     trusted_proxies: tuple[Network, ...] = ()
     allowed_hosts: tuple[str, ...] = ()
@@ -265,17 +266,17 @@ class Gate:
         return session
 
     def _form_token(self, request: Request, identity: Identity, facts: ClientFacts) -> str | None:
-        accounts, make = self._parts.accounts, self._parts.presession_csrf
+        accounts = self._parts.accounts
+        if accounts is None:
+            return None
         if identity.session is not None:
-            if accounts is None:
-                raise Unauthorized("there are no sessions here")
             return accounts.sessions.csrf_token(identity.session)
         cookie = request.head.named.get(b"cookie")
-        if identity.kind != "none" or cookie is None or make is None:
+        if identity.kind != "none" or cookie is None:
             return None
         found = values(cookie, self._precookie[facts.secure])
         # A neighbour's script can plant one for a longer path, which is sent first; it cannot replace ours.
-        return make(found[-1]) if found else None
+        return accounts.sessions.presession_csrf(found[-1]) if found else None
 
     def _may_ask(self, request: Request, origin: bytes) -> bool:
         """Whether a page of this origin may ask for inference with what protects inference now."""

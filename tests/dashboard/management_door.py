@@ -361,7 +361,6 @@ def _door(kernel: TestKernel, server: DashboardServer) -> Any:
             keys=kernel.keys,
             require_auth=lambda: bool(kernel.settings.get("require_auth")),
             accounts=accounts,
-            presession_csrf=accounts.sessions.presession_csrf,
             install_id=accounts.install_id,
         )
     )

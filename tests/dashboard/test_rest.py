@@ -576,12 +576,6 @@ def test_a_route_that_the_loop_serves_too_is_listed_once(api: Api) -> None:
     assert [each for each in table if each["path"] == "/api/version"] == [row]
 
 
-def test_the_route_table_is_had_without_a_server(api: Api) -> None:
-    from llamaman.dashboard.app import route_table
-
-    assert route_table(api.manager.kernel) == api("GET", "/api/routes")[1]
-
-
 def test_events_of_instances_are_for_viewers_and_others_for_admins(api: Api) -> None:
     events = api.manager.kernel.events
     first = events.publish("instances", "ready", {"instance_id": "a"}, actor="key:x", reason="loaded")

@@ -16,7 +16,6 @@ from typing import Any, Final
 from llamaman.access import Access, Role, Scope
 from llamaman.core.accounts.accounts import Accounts
 from llamaman.core.accounts.cookies import cookie_name
-from llamaman.core.accounts.sessions import presession_csrf
 from llamaman.core.auth import Keys
 from llamaman.core.events import Events
 from llamaman.core.hooks import Hooks
@@ -255,7 +254,6 @@ async def gated(
             keys=keys,
             require_auth=require_auth,
             accounts=accounts if people else None,
-            presession_csrf=lambda value: presession_csrf(ROOT, value),
             install_id=INSTALL,
             **parts,
         )

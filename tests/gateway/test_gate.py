@@ -14,10 +14,9 @@ import pytest
 
 from llamaman.access import Role, Scope
 from llamaman.core.accounts.cookies import cookie_name, presession_name
-from llamaman.core.accounts.sessions import presession_csrf
 from llamaman.limits import FORM_BODY, HASHES_AT_ONCE, HASHES_WAITING, MANAGEMENT_BODY
 
-from .small_gate import CHAT, COOKIE, INSTALL, LOCAL, MODELS, PULL, ROOT, STREAM, Gated, gated, read_answer
+from .small_gate import CHAT, COOKIE, INSTALL, LOCAL, MODELS, PULL, STREAM, Gated, gated, read_answer
 
 pytestmark = pytest.mark.parametrize("run", ["uvloop"], indirect=True)  # nothing here depends on the loop
 
@@ -477,10 +476,10 @@ def test_a_stranger_is_told_the_token_of_the_pre_session(run: Run, tmp_path: Pat
             await house.ask("GET", "/login")
             assert house.caller().csrf is None
             await house.ask("GET", "/login", {"Cookie": f"{name}=abc"})
-            assert house.caller().csrf == presession_csrf(ROOT, "abc")
+            assert house.caller().csrf == house.accounts.sessions.presession_csrf("abc")
             # A planted one for a longer path comes first; ours is the last.
             await house.ask("GET", "/login", {"Cookie": f"{name}=planted; {name}=abc"})
-            assert house.caller().csrf == presession_csrf(ROOT, "abc")
+            assert house.caller().csrf == house.accounts.sessions.presession_csrf("abc")
 
     run(main())
 

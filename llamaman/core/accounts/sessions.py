@@ -51,11 +51,6 @@ class _Kept:
     version: int
 
 
-def presession_csrf(root: RootSecret, value: str) -> str:
-    """What a form must hold that was shown with this pre-session cookie."""
-    return _csrf(root.derive("csrf"), "pre-session", value)
-
-
 def _csrf(key: bytes, kind: str, value: str) -> str:
     return hmac.new(key, f"{kind}|{value}".encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
@@ -148,7 +143,7 @@ class Sessions:
         return _csrf(self._key, "session", session.digest)
 
     def presession_csrf(self, value: str) -> str:
-        """:func:`presession_csrf` with our own root, for whoever shows the form."""
+        """What a form must hold that was shown with this pre-session cookie."""
         return _csrf(self._key, "pre-session", value)
 
     def is_confirmed(self, session_id: str) -> bool:
@@ -230,17 +225,10 @@ class Sessions:
         self._end_in_memory([digest], actor=by.actor, reason=reason)
         self._delete()
 
-    def end_of_user(self, user: str, *, by: Identity, reason: str, but: str | None = None) -> int:
-        """[store] End all sessions of a user (by id) and return how many.
-
-        :param but: the public id of one that stays.
-        """
+    def end_of_user(self, user: str, *, by: Identity, reason: str) -> int:
+        """[store] End all sessions of a user (by id) and return how many."""
         with self._swapping:
-            mine = [
-                kept.session.digest
-                for kept in self._kept.values()
-                if kept.session.user == user and kept.session.id != but
-            ]
+            mine = [kept.session.digest for kept in self._kept.values() if kept.session.user == user]
         ended = self._end_in_memory(mine, actor=by.actor, reason=reason)
         self._delete()
         return ended
