@@ -133,8 +133,7 @@ def _require_auth(kernel: Services) -> Callable[[], bool]:
 
 
 def _still_counts(kernel: Services) -> Callable[[Identity], bool]:
-    keys, sessions = kernel.keys, kernel.accounts.sessions
-    return lambda identity: keys.is_live(identity) and sessions.is_live(identity)
+    return lambda identity: kernel.keys.is_live(identity) and kernel.accounts.sessions.is_live(identity)
 
 
 def _nothing() -> None:
