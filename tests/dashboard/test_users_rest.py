@@ -135,6 +135,45 @@ def test_an_admin_key_manages_users_without_a_password(site: Site) -> None:
     assert site.browser(identity=LOCAL).json("DELETE", "/api/users/bob")[0] == 200
 
 
+@pytest.mark.parametrize("limited", [{"expires": "2099-01-01T00:00:00Z"}, {"models": ["tiny"]}])
+def test_a_key_that_ends_or_is_narrow_makes_nobody_who_outlives_it(
+    site: Site, limited: dict[str, Any]
+) -> None:
+    site.user("ada")
+    site.user("vic", Role.VIEWER)
+    record, _ = site.kernel.keys.create("k", Scope.ADMIN, **limited, by=LOCAL)
+    caller = site.browser(identity=record.identity())
+    site.accounts.change_user("vic", disabled=True, by=LOCAL)
+    for method, path, body in (
+        ("POST", "/api/users", NEW),
+        ("PATCH", "/api/users/vic", {"password": "another long one"}),
+        ("PATCH", "/api/users/vic", {"role": "admin"}),
+        ("PATCH", "/api/users/vic", {"disabled": False}),
+    ):
+        status, answer = caller.json(method, path, body)
+        assert (status, "your key" in answer["error"]) == (403, True), (method, body)
+    assert names(site) == ["ada", "vic"]
+    assert site.accounts.users.get("vic").disabled
+    assert site.accounts.users.get("vic").role is Role.VIEWER
+
+
+def test_a_key_that_ends_may_still_keep_users_out(site: Site) -> None:
+    site.user("ada")
+    site.user("vic", Role.VIEWER)
+    record, _ = site.kernel.keys.create("k", Scope.ADMIN, expires="2099-01-01T00:00:00Z", by=LOCAL)
+    caller = site.browser(identity=record.identity())
+    assert caller.json("PATCH", "/api/users/vic", {"disabled": True})[0] == 200
+    assert caller.json("DELETE", "/api/users/vic")[0] == 200
+
+
+def test_a_key_that_ends_or_is_narrow_learns_no_set_up_link(site: Site) -> None:
+    for limited in ({"expires": "2099-01-01T00:00:00Z"}, {"models": ["tiny"]}):
+        record, _ = site.kernel.keys.create("k", Scope.ADMIN, **limited, by=LOCAL)
+        status, answer = site.browser(identity=record.identity()).json("GET", "/api/setup-link")
+        assert (status, site.code in str(answer)) == (403, False), limited
+    assert site.browser(identity=site.key(Scope.ADMIN)).json("GET", "/api/setup-link")[0] == 200
+
+
 def test_sessions_are_listed_without_their_secrets_and_ended_by_id(site: Site, admin: Browser) -> None:
     site.user("Bob", Role.VIEWER)
     bob = site.logged_in("bob")

@@ -7,6 +7,7 @@ from collections import Counter
 from flask import Blueprint, Response, jsonify
 
 from llamaman.access import Access, Role, access
+from llamaman.core.key_record import iso
 from llamaman.dashboard.account_schemas import SETUP_LINK, USER
 from llamaman.dashboard.answer_schemas import DONE, list_of
 from llamaman.dashboard.bodies import Check, boolean, one_of, text
@@ -14,9 +15,9 @@ from llamaman.dashboard.http import fields, identity
 from llamaman.dashboard.operation import operation
 from llamaman.dashboard.services import Services
 from llamaman.dashboard.shapes import user_object
-from llamaman.errors import InvalidRequest
+from llamaman.errors import Forbidden, InvalidRequest
 from llamaman.limits import PASSWORD_LONGEST, USER_NAME
-from llamaman.records import RouteSet
+from llamaman.records import Identity, RouteSet
 
 _ROLE = one_of(*(role.value for role in Role))
 _NEW: dict[str, Check] = {"name": text(USER_NAME), "password": text(PASSWORD_LONGEST), "role": _ROLE}
@@ -46,6 +47,7 @@ def routes(kernel: Services) -> RouteSet:
     )
     def create_user() -> tuple[Response, int]:
         given = fields(_NEW, required=tuple(_NEW))
+        _refuse_limited_key(kernel, identity())
         user = kernel.accounts.create_user(
             given["name"], given["password"], Role(given["role"]), by=identity()
         )
@@ -64,6 +66,8 @@ def routes(kernel: Services) -> RouteSet:
         given = fields(_CHANGE)
         if not given:
             raise InvalidRequest(f"nothing to change; give one of {', '.join(_CHANGE)}")
+        if given != {"disabled": True}:
+            _refuse_limited_key(kernel, identity())
         role = Role(given["role"]) if "role" in given else None
         user = kernel.accounts.change_user(
             name,
@@ -90,6 +94,19 @@ def routes(kernel: Services) -> RouteSet:
         answers={200: ("The link.", SETUP_LINK)},
     )
     def setup_link() -> Response:
+        _refuse_limited_key(kernel, identity())
         return jsonify({"link": kernel.accounts.setup.link(kernel.config.local_url)})
 
     return RouteSet(blueprint)
+
+
+def _refuse_limited_key(kernel: Services, who: Identity) -> None:
+    """A user lasts and may ask every model, so a key that is less cannot make one or get hold of one's password.
+
+    :raises Forbidden: the key ends some day, or is limited to some models.
+    """
+    record = kernel.keys.get(who.key_id) if who.key_id else None
+    if record is None or (record.expires is None and record.models is None):
+        return
+    limit = "is limited to some models" if record.expires is None else f"expires at {iso(record.expires)}"
+    raise Forbidden(f"your key {limit}, and users are not bound by that; use a key without such a limit")
