@@ -6,7 +6,6 @@ does, with the accounts' own functions. What the door itself refuses is tested w
 
 from __future__ import annotations
 
-import hashlib
 import re
 import time
 from collections.abc import Mapping
@@ -19,7 +18,6 @@ from llamaman.core import audit_events
 from llamaman.core.accounts.accounts import Accounts
 from llamaman.core.accounts.cookies import cookie_name, presession_name
 from llamaman.core.accounts.cookies import values as cookie_values
-from llamaman.core.accounts.hasher import Hasher, dummy_hash
 from llamaman.core.accounts.throttle import Throttle
 from llamaman.core.audit import Audit
 from llamaman.core.auth import Keys
@@ -31,22 +29,13 @@ from llamaman.core.settings_table import CORE_SETTINGS
 from llamaman.dashboard.app import create_app
 from llamaman.gateway.caller import HEADER, Caller, new_secret, seal
 from llamaman.records import NOBODY, Identity
+from llamaman.testing.quick_hasher import QuickHasher
 from llamaman_store_json import JsonStore
 
 INSTALL = "installation-of-a-test"
 PASSWORD = "correct horse battery"
 LOCAL = Identity("local", "uid:0", Scope.ADMIN)
 ORIGIN = "http://manager.lan:5000"
-
-
-class QuickHasher(Hasher):
-    """In the place of 64 MiB and 0.2 s for each of hundreds of logins; the real one has its own tests."""
-
-    def hash(self, password: str) -> str:
-        return f"{dummy_hash().rpartition('$')[0]}${hashlib.sha256(password.encode()).hexdigest()}"
-
-    def verify(self, known: str, password: str) -> bool:
-        return known.endswith(hashlib.sha256(password.encode()).hexdigest())
 
 
 @dataclass

@@ -225,8 +225,6 @@ def test_what_settings_answer_can_be_sent_back_as_described(shared_manager: Mana
 
 #: What a route must be asked.
 QUERIES = {"/api/why": "?target=tiny-q8_0"}
-#: Answers that no key gets: only sessions have sessions.
-OTHERWISE = frozenset({"/api/me/sessions"})
 
 
 def test_real_answers_are_what_the_document_declares(manager: Manager) -> None:

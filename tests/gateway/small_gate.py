@@ -43,6 +43,7 @@ from llamaman.gateway.pipeline import Parts, Pipeline
 from llamaman.gateway.surfaces import build_tables
 from llamaman.gateway.upstream import Address, Upstream
 from llamaman.records import Identity, ModelView, StreamRoute
+from llamaman.testing.quick_hasher import QuickHasher
 from llamaman_store_json import JsonStore
 
 from .small_pipeline import Models, Registry
@@ -233,7 +234,7 @@ async def gated(
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = JsonStore(folder)
     events = Events()
-    accounts = Accounts(store, events, root=ROOT, install_id=INSTALL, data_dir=folder)
+    accounts = Accounts(store, events, root=ROOT, install_id=INSTALL, data_dir=folder, hasher=QuickHasher())
     keys = Keys(store, events)
     settings = {"require_auth": True}
     engine, flask = Behind(), Behind()

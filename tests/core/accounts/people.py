@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ from llamaman.core.secrets import RootSecret
 from llamaman.core.store import Operation, Versions
 from llamaman.errors import StoreReadOnly
 from llamaman.records import Identity
+from llamaman.testing.quick_hasher import QuickHasher
 from llamaman_store_json import JsonStore
 
 ROOT = RootSecret(b"r" * 32)
@@ -26,10 +28,14 @@ ADDRESS = "192.0.2.7"
 GOOD = "staple-battery-horse"
 BETTER = "copper lantern meadow"
 
-#: "staple-battery-horse" by argon2id at the strength in use, made once: tests that only log in need no second hash.
-GOOD_HASH = (
-    "$argon2id$v=19$m=65536,t=3,p=1$cxqLzRAVeGgx1v2PtqsjFQ$OedpNjjtNfRfOZI72j/jMDqb0mcsAqWoVKqxqKJ/pvc"
-)
+#: Of GOOD, as everybody's hasher here makes it.
+GOOD_HASH = QuickHasher().hash(GOOD)
+
+
+def scrypt_hash(password: str, n: int = 2**15) -> str:
+    """A hash in the form that Werkzeug gives it."""
+    digest = hashlib.scrypt(password.encode(), salt=b"salt", n=n, r=8, p=1, maxmem=2**26)
+    return f"scrypt:{n}:8:1$salt${digest.hex()}"
 
 
 class Clock:
@@ -89,11 +95,12 @@ class House:
             install_id="i" * 32,
             data_dir=self.data_dir,
             clock=self.clock,
+            hasher=QuickHasher(),
             throttle=Throttle(self.throttle_clock),
         )
 
     def add(self, name: str, role: Role = Role.ADMIN) -> StoredUser:
-        """A user with the password GOOD, without the price of a hash."""
+        """A user with the password GOOD."""
         return add_user(self.accounts.users, name, role, now=self.clock())
 
     def open(self, name: str) -> Opened:

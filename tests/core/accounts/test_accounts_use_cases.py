@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 from collections.abc import Callable
@@ -24,15 +23,16 @@ from llamaman.errors import (
 )
 from llamaman.limits import FAILURES_PER_ACCOUNT, SUDO_S, USERS
 from llamaman.records import NOBODY, Identity
+from llamaman.testing.quick_hasher import QuickHasher
 
-from .people import ADDRESS, BETTER, GOOD, GOOD_HASH, LOCAL, House, add_user
+from .people import ADDRESS, BETTER, GOOD, GOOD_HASH, LOCAL, House, add_user, scrypt_hash
 
 WRONG = "not-the-password-9"
 MANAGER_KEY = Identity("key", "ci", Scope.MANAGE, "k1")
 
 
-class CountingHasher(Hasher):
-    """The real one, telling which hashes it was asked to check."""
+class CountingHasher(QuickHasher):
+    """Tells which hashes it was asked to check."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -142,7 +142,7 @@ def test_a_password_changed_while_the_old_one_is_checked_does_not_log_in(
 ) -> None:
     house.add("ann")
 
-    class Slow(Hasher):
+    class Slow(QuickHasher):
         def verify(self, known: str, password: str) -> bool:
             right = super().verify(known, password)
             add_user(house.accounts.users, "ann")  # the same name and hash in a new generation
@@ -155,12 +155,9 @@ def test_a_password_changed_while_the_old_one_is_checked_does_not_log_in(
 
 def test_an_imported_scrypt_hash_logs_in_once_and_is_replaced(house: House) -> None:
     stored = house.add("ann")
-    digest = hashlib.scrypt(GOOD.encode(), salt=b"salt", n=2**15, r=8, p=1, maxmem=2**26).hex()
     document = house.store.get(COLLECTION, "user/ann")
     assert document is not None
-    house.store.put(
-        COLLECTION, "user/ann", {**document.value, "password_hash": f"scrypt:32768:8:1$salt${digest}"}
-    )
+    house.store.put(COLLECTION, "user/ann", {**document.value, "password_hash": scrypt_hash(GOOD)})
     house.accounts.refresh()
     opened, _ = house.came_in("ann")
     with pytest.raises(Unauthorized):
@@ -180,12 +177,9 @@ def test_a_hash_that_cannot_be_replaced_now_does_not_keep_anybody_out(
     house: House, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     house.add("ann")
-    digest = hashlib.scrypt(GOOD.encode(), salt=b"salt", n=2**4, r=8, p=1).hex()
     document = house.store.get(COLLECTION, "user/ann")
     assert document is not None
-    house.store.put(
-        COLLECTION, "user/ann", {**document.value, "password_hash": f"scrypt:16:8:1$salt${digest}"}
-    )
+    house.store.put(COLLECTION, "user/ann", {**document.value, "password_hash": scrypt_hash(GOOD, n=2**4)})
     house.accounts.refresh()
     monkeypatch.setattr(house.accounts, "_hasher", Hasher(at_once=0, waiting=0))
     login(house, "ann", GOOD)
