@@ -18,6 +18,7 @@ from llamaman.core.events import Event
 from llamaman.dashboard.audit_names import name_of
 from llamaman.dashboard.services import Services
 from llamaman.gateway.caller import Caller
+from llamaman.gateway.refusals import shown_path
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +105,7 @@ def _outcome(response: Response) -> Outcome:
 def _object(response: Response, said: Mapping[str, Any]) -> str:
     """What the request was about: what its path names, or what it has made."""
     if request.url_rule is None:
-        return request.path
+        return shown_path(request.path)
     values = {name: value for name, value in (request.view_args or {}).items() if name != "code"}
     if values:
         return " ".join(str(value) for value in values.values())
