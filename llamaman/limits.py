@@ -52,6 +52,9 @@ HEAD_S: Final = limit(
     "head_time", 10, "From the first byte of a head to its last.", section=_CONNECTIONS, unit="s", answer=408
 )
 HEADERS: Final = limit("headers", 100, "Header lines.", section=_CONNECTIONS, answer=400)
+HEADER_NAME_BYTES: Final = limit(
+    "header_name", 256, "Of a header, before the colon.", section=_CONNECTIONS, unit="bytes", answer=400
+)
 TARGET_BYTES: Final = limit(
     "target", 8 << 10, "Path and query.", section=_CONNECTIONS, unit="bytes", answer=400
 )
@@ -207,6 +210,16 @@ NOTE_BYTES: Final = limit("note", 4 << 10, "A preset's note.", section=_LAUNCHES
 EXTRA_ARGS: Final = limit("extra_args", 64, "Words in extra_args.", section=_LAUNCHES, answer=400)
 EXTRA_ARGS_BYTES: Final = limit(
     "extra_args_text", 4 << 10, "The text of extra_args.", section=_LAUNCHES, unit="bytes", answer=400
+)
+
+DRAINS_AT_ONCE: Final = limit(
+    "drains_at_once",
+    2,
+    "Stops and restarts asked for over REST that run at the same time.",
+    section=_LAUNCHES,
+)
+DRAINS_WAITING: Final = limit(
+    "drains_waiting", 64, "Stops and restarts that wait for their turn.", section=_LAUNCHES, answer=429
 )
 
 _LISTS = "Lists"

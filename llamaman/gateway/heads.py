@@ -14,7 +14,7 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import unquote_to_bytes
 
-from llamaman.limits import HEADERS, TARGET_BYTES
+from llamaman.limits import HEADER_NAME_BYTES, HEADERS, TARGET_BYTES
 
 Header = tuple[bytes, bytes]
 
@@ -102,6 +102,8 @@ def _name(wire_name: bytes) -> tuple[bytes, int]:
     """A header name in lower case (b"" when it is to be dropped), and whether and how often it may decide."""
     if not wire_name or wire_name.translate(None, _TOKEN):
         raise BadHead("a header name contains a character that is not allowed there")
+    if len(wire_name) > HEADER_NAME_BYTES:
+        raise BadHead(f"a header name is longer than {HEADER_NAME_BYTES} bytes")
     name = wire_name.lower()
     if b"_" in name:
         return b"", _PLAIN

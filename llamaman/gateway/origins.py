@@ -17,6 +17,8 @@ MAX_AGE_S = 600
 _GRAMMAR = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?")
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _APPS = frozenset({"app", "tauri", "vscode-webview"})
+#: Longer ones are none, and are not remembered either: strangers choose them.
+_LONGEST = 512
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}")
 _KEY_HEADERS = frozenset({b"authorization", b"x-api-key"})
 
@@ -35,11 +37,15 @@ class Origin:
         return other is not None and (other.host, other.port) == (self.host, self.port)
 
 
-@lru_cache(maxsize=512)
 def parse_origin(text: str) -> Origin | None:
     """An ``Origin`` value as its parts; None for ``null`` and for what is none."""
+    return _parsed(text) if len(text) <= _LONGEST else None
+
+
+@lru_cache(maxsize=512)
+def _parsed(text: str) -> Origin | None:
     match = _GRAMMAR.fullmatch(text.lower())
-    if match is None or len(text) > 512:
+    if match is None:
         return None
     scheme, host, port = match.groups()
     number = int(port) if port else None
@@ -54,7 +60,6 @@ def origin_of_url(url: str) -> Origin | None:
     return parse_origin(match[1]) if match else None
 
 
-@lru_cache(maxsize=512)
 def is_allowed(origin: str, host: str, listed: frozenset[Origin]) -> bool:
     """Whether a page of this origin may call inference without a key.
 
@@ -85,7 +90,6 @@ def _is_loopback(host: str) -> bool:
         return False
 
 
-@lru_cache(maxsize=256)
 def answer_headers(origin: bytes) -> bytes:
     """The headers that let a page read an answer, as they go over the wire; b"" for what is no origin.
 

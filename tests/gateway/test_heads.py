@@ -156,6 +156,12 @@ def test_a_header_name_is_a_token(name: bytes) -> None:
         head(b"/", (name, b"x"))
 
 
+def test_a_header_name_has_an_end() -> None:
+    assert head(b"/", (b"x" * 256, b"1")).headers[-1] == (b"x" * 256, b"1")
+    with pytest.raises(BadHead, match="256 bytes"):
+        head(b"/", (b"x" * 257, b"1"))
+
+
 @pytest.mark.parametrize(
     "name",
     [

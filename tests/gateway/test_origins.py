@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import tracemalloc
+
 import pytest
 
 from llamaman.gateway.origins import (
@@ -181,3 +183,16 @@ def test_a_preflight_is_answered_with_what_was_asked_and_no_more() -> None:
         b"access-control-max-age": b"600",
         b"access-control-allow-private-network": b"true",
     }
+
+
+def test_what_strangers_send_as_an_origin_is_not_kept() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(600):
+            origin = f"http://{number}{'a' * 20_000}"
+            assert parse_origin(origin) is None
+            assert not is_allowed(origin, "localhost", frozenset())
+            assert answer_headers(origin.encode()) == b""
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
