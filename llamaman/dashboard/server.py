@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from llamaman.gateway.caller import new_secret
+from llamaman.limits import DRAINS_AT_ONCE, HASHES_AT_ONCE
 
 if TYPE_CHECKING:
     from flask import Flask
 
 log = logging.getLogger(__name__)
 
-THREADS = 4
+#: More than the lanes of passwords and of stops let in together, so that quick answers find one.
+THREADS = HASHES_AT_ONCE + DRAINS_AT_ONCE + 2
 _FIRST_PAUSE_S = 0.2
 _LOOK_EVERY_S = 0.05
 _LONGEST_PAUSE_S = 10.0

@@ -17,7 +17,7 @@ from urllib.parse import quote
 from llamaman.errors import Unauthorized
 from llamaman.gateway.caller import HEADER, Caller, seal
 from llamaman.gateway.cross_site import READING, is_form_page
-from llamaman.gateway.lanes import Lane, hashes_password, password_lane
+from llamaman.gateway.lanes import Lanes
 from llamaman.gateway.limits import ClientGone
 from llamaman.gateway.upstream import Upstream, UpstreamError
 from llamaman.gateway.upstream_response import Response
@@ -57,14 +57,14 @@ class Hop:
     :ivar secret: seals the caller, see :mod:`llamaman.gateway.caller`.
     :ivar is_ready: whether Flask listens; it starts after the front door.
     :ivar is_public: (method, path) -> whether strangers may have it; form pages always are.
-    :ivar passwords: how many of the requests that check a password run at a time.
+    :ivar lanes: how many of the requests that take long run at a time.
     """
 
     upstream: Upstream
     secret: bytes
     is_ready: Callable[[], bool] = lambda: True
     is_public: Callable[[str, str], bool] = lambda method, path: False
-    passwords: Lane = field(default_factory=password_lane)
+    lanes: Lanes = field(default_factory=Lanes)
 
     def is_open(self, method: str, path: str) -> bool:
         """Whether strangers' requests are for Flask to judge."""
@@ -85,7 +85,7 @@ async def forward_to_flask(
     Refused here, before the body is read: strangers on anything but public paths (or sent to the ``login_page``
     where there is one), a body of the wrong type (415) or too large (413).
 
-    :raises Unauthorized: a stranger. :raises TooManyRequests: too many passwords are being checked.
+    :raises Unauthorized: a stranger. :raises TooManyRequests: too many that take long.
     """
     request: Request = scope["extensions"]["llamaman.request"]
     method, path, headers = scope["method"], scope["path"], scope["headers"]
@@ -122,7 +122,8 @@ async def forward_to_flask(
 
 
 def _turn(hop: Hop, method: str, path: str) -> AbstractAsyncContextManager[None]:
-    return hop.passwords.turn() if hashes_password(method, path) else nullcontext()
+    lane = hop.lanes.of(method, path)
+    return lane.turn() if lane else nullcontext()
 
 
 async def _pass_back(send: Send, answer: Response) -> None:

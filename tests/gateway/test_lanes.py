@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from llamaman.errors import TooManyRequests
-from llamaman.gateway.lanes import Lane, hashes_password
+from llamaman.gateway.lanes import Lane, Lanes, drains, hashes_password
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -103,3 +103,23 @@ def test_requests_that_check_or_make_a_password_use_the_lane(method: str, path: 
 )
 def test_others_do_not(method: str, path: str) -> None:
     assert not hashes_password(method, path)
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "expected"),
+    [
+        ("DELETE", "/api/instances/0cf4d802", True),
+        ("POST", "/api/instances/0cf4d802/restart", True),
+        ("DELETE", "/api/instances/0cf4d802/remove", False),
+        ("GET", "/api/instances/0cf4d802", False),
+        ("POST", "/api/instances", False),
+        ("DELETE", "/api/users/ada", False),
+    ],
+)
+def test_stops_and_restarts_take_the_lane_of_what_waits_for_answers(
+    method: str, path: str, expected: bool
+) -> None:
+    assert drains(method, path) is expected
+    lanes = Lanes()
+    assert (lanes.of(method, path) is lanes.drains) is expected
+    assert lanes.of("POST", "/login") is lanes.passwords
