@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 
+from llamaman.core.addresses import Address, parse_ip
 from llamaman.gateway.heads import BadHead, host_text
 from llamaman.gateway.origins import Origin
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
-Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 _PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-real-ip"})
 
@@ -78,13 +78,7 @@ def parse_address(text: str) -> Address | None:
         text, _, port = text.partition(":")
         if not _is_port(":" + port):
             return None
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        return address.ipv4_mapped
-    return address
+    return parse_ip(text)
 
 
 def is_loopback(peer: str | None) -> bool:

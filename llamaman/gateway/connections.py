@@ -7,11 +7,11 @@ times a second replaces a timer per connection and request: those would cost mor
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 from collections.abc import Awaitable, Callable
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+from llamaman.core.addresses import client_network, parse_ip
 from llamaman.gateway.answers import date_and_server
 from llamaman.gateway.limits import BodyBudget, Limits
 
@@ -28,17 +28,8 @@ _REFUSED_AT_ONCE = 64  # refused connections that still get a sentence; beyond t
 @lru_cache(maxsize=1024)
 def address_group(host: str) -> str | None:
     """What a connection counts against: the IPv4 address, the IPv6 /64, or None for loopback and unknown."""
-    try:
-        address = ipaddress.ip_address(host.partition("%")[0])
-    except ValueError:
-        return None
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    if address.is_loopback:
-        return None
-    if isinstance(address, ipaddress.IPv6Address):
-        return str(ipaddress.ip_network((address, 64), strict=False))
-    return str(address)
+    address = parse_ip(host)
+    return None if address is None or address.is_loopback else client_network(address)
 
 
 class Connections:

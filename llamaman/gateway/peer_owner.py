@@ -11,6 +11,8 @@ import sys
 from collections.abc import Iterable
 from pathlib import Path
 
+from llamaman.core.addresses import parse_ip
+
 #: proc_net_tcp(5): addresses are words in the byte order of the machine, states are the kernel's numbers.
 TABLES = (Path("/proc/net/tcp"), Path("/proc/net/tcp6"))
 #: Other states show uid 0 for sockets that no process holds any more.
@@ -38,10 +40,7 @@ def owner_of(peer: End, local: End, tables: Iterable[Path] = TABLES) -> int | No
 
 
 def _plain(address: str) -> str:
-    parsed = ipaddress.ip_address(address.partition("%")[0])
-    if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped is not None:
-        return str(parsed.ipv4_mapped)
-    return str(parsed)
+    return str(parse_ip(address))
 
 
 def _end(field: str) -> End:

@@ -7,13 +7,13 @@ Attempts that are refused do not count, so waiting is all it takes.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from llamaman.core.addresses import client_network, parse_ip
 from llamaman.errors import TooManyRequests
 from llamaman.limits import (
     FAILURES_IN_ALL,
@@ -43,17 +43,11 @@ def pause_s(failures: int, free: int) -> float:
 
 
 def network_of(address: str | None) -> str:
-    """What counts as one address: an IPv6 customer owns a /64; None is the admin socket."""
+    """What counts as one address; None is the admin socket."""
     if address is None:
         return ""
-    try:
-        parsed = ipaddress.ip_address(address.partition("%")[0])
-    except ValueError:
-        return address[:64]
-    if parsed.version == 6:
-        mapped = parsed.ipv4_mapped
-        return str(mapped) if mapped else str(ipaddress.ip_network((parsed, 64), strict=False))
-    return str(parsed)
+    parsed = parse_ip(address)
+    return address[:64] if parsed is None else client_network(parsed)
 
 
 class Throttle:
