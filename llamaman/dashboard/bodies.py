@@ -157,12 +157,22 @@ def shown(name: str) -> str:
     return printable[:64] + ("..." if len(printable) > 64 else "")
 
 
+def is_compressed(content_encoding: str | None) -> bool:
+    """Whether a body comes in another form than its own."""
+    return bool(content_encoding and content_encoding.strip().lower() != "identity")
+
+
+def is_of_type(kind: str, content_type: str | None) -> bool:
+    """Whether a Content-Type names ``kind``, in UTF-8 if it names a charset at all."""
+    named, *parameters = [part.strip().lower() for part in (content_type or "").split(";")]
+    charsets = [part.partition("=")[2].strip('"') for part in parameters if part.startswith("charset=")]
+    return named == kind and all(charset in ("utf-8", "utf8") for charset in charsets)
+
+
 def _require_json(content_type: str | None, content_encoding: str | None) -> None:
-    if content_encoding and content_encoding.strip().lower() != "identity":
+    if is_compressed(content_encoding):
         raise UnsupportedMediaType("a request body must not be compressed (Content-Encoding)")
-    kind, *parameters = [part.strip().lower() for part in (content_type or "").split(";")]
-    charset = [part.partition("=")[2].strip('"') for part in parameters if part.startswith("charset=")]
-    if kind != "application/json" or any(name not in ("utf-8", "utf8") for name in charset):
+    if not is_of_type("application/json", content_type):
         raise UnsupportedMediaType("send the body as 'Content-Type: application/json' in UTF-8")
 
 

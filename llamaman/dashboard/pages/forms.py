@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import re
 from typing import Final
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl
 
-from llamaman.dashboard.bodies import shown
+from llamaman.dashboard.bodies import is_compressed, is_of_type, shown
 from llamaman.errors import InvalidField, InvalidRequest, PayloadTooLarge, UnsupportedMediaType
+from llamaman.gateway.origins import origin_of_url
 from llamaman.limits import FORM_BODY
 
 KIND: Final = "application/x-www-form-urlencoded"
@@ -33,11 +34,9 @@ def read_form(
     :raises InvalidField: a field given twice.
     :raises InvalidRequest: not UTF-8, or no form at all.
     """
-    if content_encoding and content_encoding.strip().lower() != "identity":
+    if is_compressed(content_encoding):
         raise UnsupportedMediaType("a form must not be compressed (Content-Encoding)")
-    kind, *parameters = [part.strip().lower() for part in (content_type or "").split(";")]
-    charsets = [part.partition("=")[2].strip('"') for part in parameters if part.startswith("charset=")]
-    if kind != KIND or any(name not in ("utf-8", "utf8") for name in charsets):
+    if not is_of_type(KIND, content_type):
         raise UnsupportedMediaType(f"send the form as 'Content-Type: {KIND}' in UTF-8")
     if len(data) > FORM_BODY:
         raise PayloadTooLarge(f"the form is larger than {FORM_BODY} bytes")
@@ -68,13 +67,6 @@ def local_path(wanted: str | None) -> str:
 
 
 def same_authority(referer: str | None, host: str | None) -> bool:
-    """Whether a Referer names the host that was asked; ports count, letter case does not."""
-    if not referer or not host:
-        return False
-    try:
-        parts = urlsplit(referer)
-    except ValueError:
-        return False
-    return (
-        parts.scheme in ("http", "https") and "@" not in parts.netloc and parts.netloc.lower() == host.lower()
-    )
+    """Whether a Referer names the host that was asked, as origins are compared."""
+    origin = origin_of_url(referer or "")
+    return origin is not None and origin.scheme in ("http", "https") and origin.is_authority_of(host or "")
