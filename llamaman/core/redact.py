@@ -11,7 +11,7 @@ import logging
 import re
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TextIO
 
 MASK = "***"
@@ -32,7 +32,14 @@ _QUOTED_OR_LINE = r"""(?:b?"[^"\r\n]*"|b?'[^'\r\n]*'|[^\r\n]+)"""
 _QUOTED_OR_WORD = r"""(?:b?"[^"\r\n]*"|b?'[^'\r\n]*'|[^\s,;)}\]]+)"""
 _SEPARATOR = r"""(?:["']?\s*[:=]\s*|["']\s*,\s*)"""
 
-_PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
+
+def _without_values(query: re.Match[str]) -> str:
+    return f"?{MASK}" if "=" in query[0] else query[0]
+
+
+# Each is linear in the length of a text, which may be an engine's and so a stranger's: a match takes all that it has
+# looked at, or looks at a bounded part.
+_PATTERNS: tuple[tuple[re.Pattern[str], str | Callable[[re.Match[str]], str]], ...] = tuple(
     (re.compile(pattern), replacement)
     for pattern, replacement in (
         # Whole header values first: a cookie's value may look like anything.
@@ -49,8 +56,8 @@ _PATTERNS: tuple[tuple[re.Pattern[str], str], ...] = tuple(
             rf"\1\2{MASK}",
         ),
         (r"(?i)(--api-key)(\s+)[^\s,'\"]+", rf"\1\2{MASK}"),
-        (r"\b([A-Za-z][A-Za-z0-9+.-]*://)[^\s/?#'\"]*@", rf"\1{MASK}@"),
-        (r"(?<=[\w/.-])\?[^\s'\"<>#]*=[^\s'\"<>#]*", f"?{MASK}"),
+        (r"([A-Za-z][A-Za-z0-9+.-]{0,31}://)[^\s/?#'\"]*@", rf"\1{MASK}@"),
+        (r"(?<=[\w/.-])\?[^\s'\"<>#]+", _without_values),
     )
 )
 
