@@ -1,4 +1,7 @@
-"""Addresses of those who ask: how they are read, what counts as one client. Pure; read by the throttle and the door."""
+"""Addresses: how they are read, what counts as one client, which are this machine's own. Pure.
+
+Read by the throttle, the door and the doctor.
+"""
 
 from __future__ import annotations
 
@@ -24,3 +27,11 @@ def client_network(address: Address) -> str:
     if isinstance(address, ipaddress.IPv6Address):
         return str(ipaddress.ip_network((address, 64), strict=False))
     return str(address)
+
+
+def is_loopback_host(host: str) -> bool:
+    """Whether a name or address in lower case, IPv6 in brackets or not, means this machine alone."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

@@ -6,9 +6,9 @@ import time
 from collections.abc import Sequence
 
 from llamaman.access import Scope
+from llamaman.core.addresses import is_loopback_host
 from llamaman.core.config import Config
 from llamaman.core.key_record import KeyRecord
-from llamaman.doctor.exposure import is_loopback
 from llamaman.doctor.finding import Finding, fail, ok, skip, warn
 from llamaman.doctor.live import Live, Person
 
@@ -44,7 +44,7 @@ def _require_auth(config: Config, live: Live) -> Finding:
     if live.require_auth:
         return ok("require-auth", "inference and model lists need a key or a session")
     cure = "llamaman settings set require_auth true"
-    if is_loopback(config.host):
+    if is_loopback_host(config.host):
         return warn(
             "require-auth",
             "every program and web page of this machine may use the models (require_auth)",

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import grp
-import ipaddress
 import os
 import stat
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from llamaman.core.addresses import is_loopback_host
 from llamaman.core.config import Config
 from llamaman.core.in_docker import detect_in_docker
 from llamaman.doctor.finding import Finding, fail, ok, skip, warn
@@ -24,7 +24,7 @@ _PROXY_ADDRESSES = 1 << 16
 
 def check_bind(config: Config) -> list[Finding]:
     """Who can reach the ports."""
-    if is_loopback(config.host):
+    if is_loopback_host(config.host):
         return [ok("bind", f"the ports listen on {config.host}: only programs of this machine reach them")]
     contained = config.in_docker if config.in_docker is not None else detect_in_docker()
     if contained:
@@ -38,7 +38,7 @@ def check_bind(config: Config) -> list[Finding]:
 def check_public_url(config: Config) -> list[Finding]:
     """Whether browsers reach us encrypted, and whether we can tell."""
     if config.public_url is None:
-        if is_loopback(config.host):
+        if is_loopback_host(config.host):
             return [ok("tls", "other machines reach no port, so nothing crosses a network unencrypted")]
         what = "passwords, keys and answers cross the network unencrypted, unless a proxy before LlamaMan speaks TLS"
         return [
@@ -49,7 +49,7 @@ def check_public_url(config: Config) -> list[Finding]:
             )
         ]
     parts = urlsplit(config.public_url)
-    if parts.scheme != "https" and not is_loopback(parts.hostname or ""):
+    if parts.scheme != "https" and not is_loopback_host(parts.hostname or ""):
         what = f"LLAMAMAN_PUBLIC_URL is {config.public_url}: passwords and keys cross the network unencrypted"
         return [
             warn(
@@ -112,14 +112,6 @@ def check_isolation(config: Config) -> list[Finding]:
         what = f"engines run in a sandbox of files and network (Landlock {sandbox.version()}), without new privileges"
         found.insert(0, ok("isolation", what))
     return found
-
-
-def is_loopback(host: str) -> bool:
-    """Whether an address or name means this machine alone."""
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")
 
 
 def _notes(config: Config, why_not: str | None) -> tuple[str, ...]:

@@ -7,11 +7,12 @@ without it a page that any visitor happens to open could, so only this machine's
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
+
+from llamaman.core.addresses import is_loopback_host
 
 MAX_AGE_S = 600
 _GRAMMAR = re.compile(r"([a-z][a-z0-9+.-]*)://(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::([0-9]{1,5}))?")
@@ -72,22 +73,16 @@ def is_allowed(origin: str, host: str, listed: frozenset[Origin]) -> bool:
     return (
         parsed.scheme in _APPS
         or parsed in listed
-        or (parsed.scheme in _DEFAULT_PORTS and (_is_loopback(parsed.host) or parsed.is_authority_of(host)))
+        or (
+            parsed.scheme in _DEFAULT_PORTS
+            and (is_loopback_host(parsed.host) or parsed.is_authority_of(host))
+        )
     )
 
 
 def listed_origins(values: Iterable[str]) -> frozenset[Origin]:
     """LLAMAMAN_CORS_ORIGINS, parsed."""
     return frozenset(origin for origin in map(parse_origin, values) if origin)
-
-
-def _is_loopback(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 def answer_headers(origin: bytes) -> bytes:

@@ -147,6 +147,17 @@ def refuses(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) != 0
 
 
+def lan_address() -> str | None:
+    """An address of this machine that is not loopback, None where it has none. Nothing is sent."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        try:
+            sock.connect(("198.51.100.1", 9))
+        except OSError:
+            return None
+        address = str(sock.getsockname()[0])
+    return None if address.startswith("127.") else address
+
+
 def _connect(where: Where, seconds: float) -> socket.socket:
     if isinstance(where, Path):
         sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

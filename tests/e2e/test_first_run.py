@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ import pytest
 from llamaman.testing import processes
 from llamaman.testing.manager import Manager
 from llamaman.testing.visitor import Visitor
-from llamaman.testing.wire import Answer
+from llamaman.testing.wire import Answer, lan_address
 
 PASSWORD = "correct horse battery staple"
 USER = {"username": "admin", "password": PASSWORD, "confirm": PASSWORD}
@@ -40,17 +39,6 @@ with socket.create_connection(("127.0.0.1", int(sys.argv[1])), timeout=20) as li
     while block := line.recv(65536):
         sys.stdout.buffer.write(block)
 """
-
-
-def lan_address() -> str | None:
-    """An address of this machine that is not loopback, None where it has none. Nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect(("198.51.100.1", 9))
-        except OSError:
-            return None
-        address = str(sock.getsockname()[0])
-    return None if address.startswith("127.") else address
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
@@ -23,6 +22,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 from llamaman.testing import processes
 from llamaman.testing.manager import Manager
+from llamaman.testing.wire import lan_address
 
 PASSWORD = "correct horse battery staple"
 FLAGS = (
@@ -33,17 +33,6 @@ FLAGS = (
     # Names of somebody else that lead here: a foreign origin, and one whose DNS answer has changed.
     "--host-resolver-rules=MAP *.example 127.0.0.1",
 )
-
-
-def lan_address() -> str | None:
-    """An address of this machine that is not loopback, None where it has none. Nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
-        try:
-            sock.connect(("198.51.100.1", 9))
-        except OSError:
-            return None
-        address = str(sock.getsockname()[0])
-    return None if address.startswith("127.") else address
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
