@@ -10,13 +10,13 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
 from llamaman.access import Role
+from llamaman.core.accounts.account_events import tell_session, tell_user
 from llamaman.core.accounts.hasher import Hasher, is_outdated
 from llamaman.core.accounts.password_rules import check_password
 from llamaman.core.accounts.proof import Proof, account_of
@@ -105,7 +105,7 @@ class Accounts:
         try:
             stored = self._proof.of(known, account, password, address=address)
         except Unauthorized:
-            self._tell_session("login_failed", known, NOBODY, "a login failed", address=address)
+            tell_session(self._events, "login_failed", known, NOBODY, "a login failed", address=address)
             raise
         if previous is not None:
             self._end_quietly(previous, by=stored.identity(previous))
@@ -166,7 +166,9 @@ class Accounts:
         session, stored = self._own(identity)
         self._prove_again(stored, password, identity, address)
         until = self.sessions.confirm(session.id)
-        self._tell_session("confirmed", stored, identity, "the password was confirmed", address=address)
+        tell_session(
+            self._events, "confirmed", stored, identity, "the password was confirmed", address=address
+        )
         return until
 
     def change_password(
@@ -191,7 +193,9 @@ class Accounts:
 
         changed = self._update(stored.user.id, with_password)
         self._end_all(changed, by=identity, reason="the password was changed")
-        self._tell_user("changed", changed, identity.actor, "a user changed their password", ["password"])
+        tell_user(
+            self._events, "changed", changed, identity.actor, "a user changed their password", ["password"]
+        )
         return self.sessions.open(changed, address=address, agent=agent)
 
     def require_sudo(self, identity: Identity) -> None:
@@ -232,7 +236,7 @@ class Accounts:
 
         self.users.commit(decide)
         self.setup.retire()
-        self._tell_user("created", stored, by.actor, "a user was created")
+        tell_user(self._events, "created", stored, by.actor, "a user was created")
         return self.users.get(name)
 
     def change_user(
@@ -280,7 +284,7 @@ class Accounts:
         if told:
             what = f"{' and '.join(told)} of the user changed"
             self._end_all(changed, by=by, reason=what)
-            self._tell_user("changed", changed, by.actor, what, told, was)
+            tell_user(self._events, "changed", changed, by.actor, what, told, was)
         return self.users.get(changed.user.id)
 
     def delete_user(self, name: str, *, by: Identity) -> None:
@@ -301,7 +305,7 @@ class Accounts:
 
         self.users.commit(decide)
         self._end_all(stored, by=by, reason="the user was deleted")
-        self._tell_user("deleted", stored, by.actor, "a user was deleted")
+        tell_user(self._events, "deleted", stored, by.actor, "a user was deleted")
 
     def refresh(self) -> None:
         """Take in what other nodes changed. Called by a job; cheap when nothing changed."""
@@ -318,8 +322,8 @@ class Accounts:
         try:
             return self._proof.of(known, known.user.id, password, address=address, logged_in=True)
         except Unauthorized:
-            self._tell_session(
-                "confirm_failed", known, identity, "a wrong password was given", address=address
+            tell_session(
+                self._events, "confirm_failed", known, identity, "a wrong password was given", address=address
             )
             raise Forbidden("the password is wrong") from None
 
@@ -365,7 +369,7 @@ class Accounts:
 
         self.users.commit(decide)
         self.setup.retire()
-        self._tell_user("created", stored, created_by, "the first user was created")
+        tell_user(self._events, "created", stored, created_by, "the first user was created")
         return stored
 
     def _refuse_a_second_first(self) -> None:
@@ -391,7 +395,7 @@ class Accounts:
         opened = self.sessions.open(stored, address=address, agent=agent)
         self.users.saw_login(stored.user.id)
         identity = stored.identity(opened.session.id)
-        self._tell_session("login", stored, identity, "a user logged in", address=address)
+        tell_session(self._events, "login", stored, identity, "a user logged in", address=address)
         return opened
 
     def _end_all(self, stored: StoredUser, *, by: Identity, reason: str) -> None:
@@ -410,31 +414,3 @@ class Accounts:
             return  # it has ended by itself
         except StoreError as error:
             log.warning("session %s stays in the store for now: %s", session_id, error.message)
-
-    # --- telling -------------------------------------------------------------------------------------
-
-    def _tell_user(
-        self,
-        kind: str,
-        stored: StoredUser,
-        actor: str,
-        reason: str,
-        fields: Sequence[str] = (),
-        was: Mapping[str, Any] = MappingProxyType({}),
-    ) -> None:
-        user = stored.user
-        data = {
-            "name": user.name,
-            "role": user.role.value,
-            "disabled": user.disabled,
-            "changed": list(fields),
-            "was": dict(was),
-        }
-        self._events.publish("users", kind, data, actor=actor, reason=reason)
-
-    def _tell_session(
-        self, kind: str, stored: StoredUser | None, identity: Identity, reason: str, *, address: str | None
-    ) -> None:
-        # A name that no user has is left out: people type passwords into the wrong field.
-        data = {"id": identity.session, "user": stored.user.id if stored else None, "address": address}
-        self._events.publish("sessions", kind, data, actor=identity.actor, reason=reason)
