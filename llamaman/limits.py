@@ -186,7 +186,7 @@ FAILURES_PER_ACCOUNT: Final = limit(
 FAILURES_PER_ADDRESS: Final = limit(
     "failures_per_address",
     30,
-    "Failed logins from one address, before the same.",
+    "Failed logins from one address, or of one user's sessions from anywhere, before the same.",
     section=_LOGINS,
     answer=429,
 )

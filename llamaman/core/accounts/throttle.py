@@ -1,7 +1,8 @@
 """How often a password may be tried: a pause that grows with failures, never a lock. Pure, in memory, thread-safe.
 
 An attempt counts as a failure from its start, so that many at once do not slip through; success takes it back.
-Failures are counted per (account, address), per address, and in all; whichever asks for the longest pause decides.
+Failures are counted per (account, address), per address, and in all; those of a session per account instead of the
+latter two. Whichever asks for the longest pause decides.
 Attempts that are refused do not count, so waiting is all it takes.
 """
 
@@ -23,7 +24,7 @@ from llamaman.limits import (
     LONGEST_PAUSE_S,
 )
 
-#: What is counted: ("account", name, address), ("address", address) or ("all",).
+#: What is counted: ("account", name, address), ("address", address), ("confirm", name) or ("all",).
 _Key = tuple[str, ...]
 
 
@@ -67,7 +68,9 @@ class Throttle:
         """
         network = network_of(address)
         counted: list[tuple[_Key, int]] = [(("account", account, network), FAILURES_PER_ACCOUNT)]
-        if not logged_in:
+        if logged_in:  # one session can be used from as many addresses as its thief has
+            counted.append((("confirm", account), FAILURES_PER_ADDRESS))
+        else:
             counted += [(("address", network), FAILURES_PER_ADDRESS), (("all",), FAILURES_IN_ALL)]
         with self._lock:
             now = self._clock()

@@ -100,6 +100,15 @@ def test_strangers_do_not_hold_up_who_is_logged_in(throttle: Throttle) -> None:
         throttle.begin("ann", "10.0.0.1", logged_in=True)
 
 
+def test_a_stolen_session_guesses_the_password_no_faster_from_many_addresses(throttle: Throttle) -> None:
+    for number in range(FAILURES_PER_ADDRESS):
+        throttle.begin("ann", f"2001:db8:0:{number:x}::1", logged_in=True)
+    with pytest.raises(TooManyRequests):
+        throttle.begin("ann", "2001:db8:0:ffff::1", logged_in=True)
+    throttle.begin("bob", "2001:db8:0:ffff::1", logged_in=True)
+    throttle.begin("ann", "2001:db8:0:ffff::1")
+
+
 def test_success_clears_the_account_at_its_address_and_counts_for_nothing_elsewhere(
     throttle: Throttle,
 ) -> None:
