@@ -17,6 +17,8 @@ from llamaman.gateway.origins import Origin
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
+#: Items of a list that are looked at. No request has come through as many proxies.
+_LONGEST_CHAIN = 32
 _PROXY_HEADERS = frozenset({b"forwarded", b"via", b"x-real-ip"})
 
 
@@ -98,8 +100,9 @@ def _is_trusted(text: str, trusted: tuple[Network, ...]) -> bool:
 
 
 def _items(value: bytes | None) -> list[str]:
-    """The items of a comma-separated header, first to last; empty ones are none."""
-    return [item.strip() for item in (value or b"").decode("latin-1").split(",") if item.strip()]
+    """The last items of a comma-separated header, first to last; empty ones are none."""
+    found = (value or b"").decode("latin-1").rsplit(",", _LONGEST_CHAIN)
+    return [item.strip() for item in found[-_LONGEST_CHAIN:] if item.strip()]
 
 
 def _walk(peer: str, value: bytes | None, trusted: tuple[Network, ...]) -> tuple[str, int]:

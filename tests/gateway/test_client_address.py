@@ -28,6 +28,13 @@ def facts(
     return client_facts(peer, host, named, trusted=trusted, public=origin_of_url(public) if public else None)
 
 
+def test_a_chain_is_read_as_far_as_chains_of_proxies_go() -> None:
+    """Whoever sits in a trusted network could have every request of theirs walk over thousands of addresses."""
+    proxies = ", ".join(["10.0.0.2"] * 31)
+    assert facts("10.1.1.1", x_forwarded_for=f"203.0.113.5, {proxies}").address == "203.0.113.5"
+    assert facts("10.1.1.1", x_forwarded_for=f"203.0.113.5, 10.0.0.2, {proxies}").address == "10.0.0.2"
+
+
 @pytest.mark.parametrize(
     ("chain", "address"),
     [
