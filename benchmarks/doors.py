@@ -39,6 +39,9 @@ class Locked:
     off: float
     ratio: float
     """The median of the rounds' ratios."""
+    processor: float
+    """The same of the calls that a second of the manager's processor time is enough for: neighbours who take the
+    processor away make no difference to it."""
     errors: Mapping[str, int]
 
 
@@ -113,6 +116,7 @@ def auth(rounds: int, seconds: float, progress: Callable[[str], None]) -> Locked
     """
     calls = next(each for each in columns.SCENARIOS if each.name == "calls16")
     on, off = list[load.Result](), list[load.Result]()
+    work: dict[bool, list[float]] = {True: [], False: []}
     with locked_manager() as manager:
         key = {"Authorization": f"Bearer {manager.inference_key}"}
         for number in range(rounds):
@@ -121,7 +125,11 @@ def auth(rounds: int, seconds: float, progress: Callable[[str], None]) -> Locked
                 progress(f"round {number + 1}/{rounds}: require_auth {'on' if require_auth else 'off'}")
                 manager.setting(require_auth=require_auth)
                 column = columns.Column(columns.LLAMAMAN, manager.proxy_port, headers)
-                into.append(load.run(calls.job(column, seconds)))
+                before = processes.cpu_seconds(manager.running.pid)
+                result = load.run(calls.job(column, seconds))
+                after = processes.cpu_seconds(manager.running.pid)
+                into.append(result)
+                work[require_auth].append((after - before) / max(1, result.answers))
     errors: dict[str, int] = {}
     for each in (*on, *off):
         for what, times in each.errors.items():
@@ -131,6 +139,7 @@ def auth(rounds: int, seconds: float, progress: Callable[[str], None]) -> Locked
         on=statistics.median(each.answers_per_second for each in on),
         off=statistics.median(each.answers_per_second for each in off),
         ratio=statistics.median(a.answers_per_second / b.answers_per_second for a, b in pairs),
+        processor=statistics.median(b / a for a, b in zip(work[True], work[False], strict=True)),
         errors=errors,
     )
 

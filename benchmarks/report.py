@@ -111,6 +111,7 @@ def auth_rows(locked: Locked | None) -> list[Row]:
         _own("small calls, require_auth on", "req/s", locked.on),
         _own("small calls, require_auth off", "req/s", locked.off),
         _own(title, "", locked.ratio, at_least=0.9, errors=locked.errors),
+        _own("the same, by processor time", "", locked.processor),
     ]
 
 

@@ -337,9 +337,9 @@ def test_a_target_does_not_hold_on_answers_that_failed() -> None:
 
 
 def test_a_missed_target_of_the_locks_is_printed_and_one_that_was_not_measured_is_not_held() -> None:
-    slow = doors.Locked(on=80, off=100, ratio=0.8, errors={})
-    failed = doors.Locked(on=95, off=100, ratio=0.95, errors={"status 401": 3})
-    assert [report.verdict(report.auth_rows(each)[-1]) for each in (slow, failed)] == ["MISSED", "MISSED"]
+    slow = doors.Locked(on=80, off=100, ratio=0.8, processor=0.9, errors={})
+    failed = doors.Locked(on=95, off=100, ratio=0.95, processor=0.9, errors={"status 401": 3})
+    assert [report.verdict(report.auth_rows(each)[2]) for each in (slow, failed)] == ["MISSED", "MISSED"]
     assert [report.verdict(row) for row in report.auth_rows(None)] == ["not measured"]
     apart = report.login_rows(doors.Logins(known=100, unknown=112))[-1]
     assert (apart.values["llamaman"], report.verdict(apart)) == (pytest.approx(12), "MISSED")

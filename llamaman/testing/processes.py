@@ -93,6 +93,14 @@ def rss_mb(pid: int) -> float | None:
     return None
 
 
+def cpu_seconds(pid: int) -> float:
+    """Processor time a process has taken, without its children.
+
+    :raises OSError: it is gone."""
+    cells = Path(f"/proc/{pid}/stat").read_text().rpartition(") ")[2].split()
+    return (int(cells[11]) + int(cells[12])) / os.sysconf("SC_CLK_TCK")
+
+
 def thread_count(pid: int) -> int | None:
     """Threads of a process, null when it is gone."""
     return _count(Path(f"/proc/{pid}/task"))
