@@ -24,7 +24,7 @@ from llamaman.dashboard.openapi import Described, document
 from llamaman.dashboard.operation import operation_of
 from llamaman.dashboard.services import Services
 from llamaman.dashboard.sudo import require_sudo
-from llamaman.errors import LlamaManError, MethodNotAllowed, NotFound, PluginError, SudoRequired, Unauthorized
+from llamaman.errors import LlamaManError, MethodNotAllowed, NotFound, PluginError, Unauthorized
 from llamaman.gateway.caller import HEADER, unseal
 from llamaman.limits import MANAGEMENT_BODY
 from llamaman.records import Identity, RouteSet
@@ -140,17 +140,12 @@ def _nothing() -> None:
     """The view of an unknown path."""
 
 
-def _never_confirmed(identity: Identity) -> None:
-    if identity.kind == "session":
-        raise SudoRequired("confirm your password first")
-
-
 def _bare_app(
     secret: bytes,
     seal: Seal,
     require_auth: Callable[[], bool],
-    confirmed: Callable[[Identity], None] = _never_confirmed,
-    still_counts: Callable[[Identity], bool] = lambda identity: True,
+    confirmed: Callable[[Identity], None],
+    still_counts: Callable[[Identity], bool],
 ) -> Flask:
     """Flask with the gate first and our errors, and nothing mounted.
 

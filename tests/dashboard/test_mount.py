@@ -32,7 +32,7 @@ class Site:
         self.mount("good", good)
 
     def bare(self) -> Flask:
-        return _bare_app(SECRET, self.seal, lambda: True)
+        return _bare_app(SECRET, self.seal, lambda: True, lambda identity: None, lambda identity: True)
 
     def mount(self, owner: str, *blueprints: Blueprint, level: Access = Access.MANAGE) -> None:
         mount(self.app, self.seal, owner, [RouteSet(each, level) for each in blueprints], self.bare)
