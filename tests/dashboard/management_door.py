@@ -340,6 +340,8 @@ def running_manager(
         return listeners, listeners.ports()[Surface("manage")][1]
 
     listeners, port = run(begin())
+    # pytest parses the source of a failing test, and would fail itself while Flask builds its routes.
+    assert server.wait_ready(DEADLINE_S)
     try:
         yield Manager(kernel, model, port, socket_path(runtime_dir, node), server, run)
     finally:
