@@ -91,6 +91,14 @@ CONNECTIONS: Final = limit(
     "connections", 512, "All together; the longest idle one goes first.", section=_CONNECTIONS, answer=503
 )
 
+FRESH_S: Final = limit(
+    "fresh",
+    2,
+    "How long a new connection keeps its place without a request while others want to come in.",
+    section=_CONNECTIONS,
+    unit="s",
+)
+
 _BODIES = "Bodies"
 INFERENCE_BODY: Final = limit(
     "inference_body",

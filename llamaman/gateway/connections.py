@@ -70,7 +70,12 @@ class Connections:
         if group is not None and self._groups.get(group, 0) >= self.limits.per_address:
             return f"this address already has {self.limits.per_address} connections open: close or reuse some"
         if len(self.members) >= self.limits.total:
-            idle = min((c for c in self.members if c.is_idle), key=lambda c: c.deadline, default=None)
+            now = connection.loop.time()
+            idle = min(
+                (c for c in self.members if c.is_idle and not c.is_fresh(now)),
+                key=lambda c: c.deadline,
+                default=None,
+            )
             if idle is None:
                 return f"all {self.limits.total} connections are busy: try again shortly"
             idle.abort()

@@ -28,6 +28,7 @@ class Limits:
     body_grace_s: float = limits.BODY_GRACE_S
     per_address: int = limits.CONNECTIONS_PER_ADDRESS
     total: int = limits.CONNECTIONS
+    fresh_s: float = limits.FRESH_S
 
 
 @dataclass(frozen=True, slots=True)

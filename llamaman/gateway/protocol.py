@@ -71,9 +71,11 @@ class Connection(asyncio.Protocol):
         "_last_raw_head",
         "_lingering",
         "_need",
+        "_opened",
         "_overhead",
         "_parser",
         "_part",
+        "_served",
         "_stall_deadline",
         "_target",
         "_transport",
@@ -103,7 +105,9 @@ class Connection(asyncio.Protocol):
         self.peer: tuple[str, int] | None = None
         self.peer_uid: int | None = None
         self.group: str | None = None
-        self.deadline = loop.time() + registry.limits.keepalive_s
+        self._opened = loop.time()
+        self._served = False  # an answer went out
+        self.deadline = self._opened + registry.limits.keepalive_s
         self.close_after = False  # the answer in progress is the last one
         self.is_lost = False
         self.write_paused = False
@@ -411,6 +415,7 @@ class Connection(asyncio.Protocol):
     def answer_done(self, request: Request) -> None:
         """The answer is written: wait for the next request, or end the connection."""
         self.request = None
+        self._served = True
         if self._extra or not request.body_complete:
             self._linger()
         elif self.close_after or self._eof:
@@ -477,6 +482,10 @@ class Connection(asyncio.Protocol):
     def is_idle(self) -> bool:
         """Between two requests, with nothing of the next one here."""
         return self.request is None and not (self._part or self._lingering or self._closing)
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether its first request may still be on the way, so that nobody else may have its place yet."""
+        return not self._served and now - self._opened < self.registry.limits.fresh_s
 
     def finish(self) -> None:
         """Close now if nothing is in progress, else after the answer."""

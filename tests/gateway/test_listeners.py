@@ -221,6 +221,27 @@ def test_the_oldest_idle_connection_makes_room(run: Any, until: Any) -> None:
     run(check())
 
 
+def test_a_connection_whose_first_request_is_on_the_way_keeps_its_place(run: Any) -> None:
+    async def check() -> None:
+        listeners = listeners_for(say_surface, total=1, fresh_s=0.3)
+        await listeners.open(MANAGE, host="127.0.0.1", port=0)
+        address = listeners.ports()[MANAGE]
+        fresh = await asyncio.open_connection(*address)
+        late = await asyncio.open_connection(*address)
+        assert (await late[0].read()).startswith(b"HTTP/1.1 503 ")
+        assert await get(*fresh) == b"manage None None False"
+        silent_since_long = await asyncio.open_connection(*address)  # the one before was served and is idle
+        await asyncio.sleep(0.4)
+        other = await asyncio.open_connection(*address)
+        assert await silent_since_long[0].read() == b""
+        await get(*other)
+        for _, writer in (fresh, late, silent_since_long, other):
+            writer.close()
+        await listeners.shutdown(0)
+
+    run(check())
+
+
 def test_when_all_connections_are_busy_a_new_one_is_told_so(run: Any, until: Any) -> None:
     async def check() -> None:
         async def app(scope: Any, receive: Any, send: Any) -> None:
