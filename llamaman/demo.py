@@ -321,7 +321,7 @@ def what_next(place: Place, key: str, model: str) -> str:
     export XDG_RUNTIME_DIR={shlex.quote(place.environment["XDG_RUNTIME_DIR"])}
     {shlex.quote(str(program))} ps          (also: models, launch, stop, logs -f, keys, settings; --help)
 
-  Dashboard: http://{place.host}:{place.dashboard_port}  (make the first user there; the API is under /api, more pages come later)
+  Dashboard: http://{place.host}:{place.dashboard_port}  (make the first user there; more pages come later)
   Any OpenAI client works: base URL http://{place.host}:{place.api_port}/v1, the key above, model {model}
   To stop: Ctrl-C. The model and the data stay in {place.folder}; `make clean` removes them.
 """
