@@ -54,10 +54,19 @@ def browser() -> Iterator[Browser]:
     program = os.environ.get("LLAMAMAN_TEST_CHROMIUM") or shutil.which("chromium")
     if program is None:
         pytest.skip("no Chromium: install it (apt install chromium) or name one in LLAMAMAN_TEST_CHROMIUM")
-    with sync_playwright() as playwright:
+    started = sync_playwright()
+    try:
+        playwright = started.__enter__()
+    except Exception as error:  # whatever its driver, a program of its own, dies of
+        pytest.skip(
+            f"Playwright's driver does not start ({error}); Debian's libatomic1 is what it lacks most often"
+        )
+    try:
         browser = playwright.chromium.launch(executable_path=program, args=list(FLAGS))
         yield browser
         browser.close()
+    finally:
+        started.__exit__(None, None, None)
 
 
 @dataclass(frozen=True, slots=True)
