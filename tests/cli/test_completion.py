@@ -19,7 +19,10 @@ from llamaman.cli.root import COMMANDS
 Run = Callable[..., Any]
 Complete = Callable[..., list[str]]
 
-pytestmark = pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash")
+pytestmark = [
+    pytest.mark.real("bash"),
+    pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash"),
+]
 
 
 @pytest.fixture

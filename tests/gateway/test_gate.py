@@ -512,6 +512,7 @@ def test_only_the_machines_owner_needs_no_code(run: Run, tmp_path: Path) -> None
     run(main())
 
 
+@pytest.mark.real("another account")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another account")
 def test_another_account_on_this_machine_needs_the_code(run: Run, tmp_path: Path) -> None:
     program = (

@@ -67,6 +67,7 @@ def test_without_tables_nobody_can_tell(tmp_path: Path) -> None:
     assert owner_of(("127.0.0.1", 1), ("127.0.0.1", 2), [tmp_path / "none"]) is None
 
 
+@pytest.mark.real("another account")
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can act as another account")
 def test_another_accounts_connection_is_theirs() -> None:
     program = (

@@ -38,28 +38,13 @@ def add(blueprint: Blueprint, kernel: Services) -> None:
     """Add the page."""
 
     @blueprint.get("/setup")
-    @access(Access.PUBLIC)
-    @operation("Show the form for the first user.", answers=_SHOWN)
-    def show_setup() -> Response:
-        return _shown(kernel)
-
     @blueprint.get("/setup/<code>")
     @access(Access.PUBLIC)
-    @operation("The same, with the code.", answers=_SHOWN)
-    def show_setup_with_code(code: str) -> Response:
+    @operation("Show the form for the first user.", answers=_SHOWN)
+    def show_setup(code: str = "") -> Response:
         return _shown(kernel, code)
 
     @blueprint.post("/setup")
-    @access(Access.PUBLIC)
-    @operation(
-        "Create the first user by a form.",
-        fields=_FORM,
-        answers={303: ("To the start page, with a session's cookie.", None)},
-        refusals=(429,),
-    )
-    def set_up() -> Response:
-        return _set_up(kernel)
-
     @blueprint.post("/setup/<code>")
     @access(Access.PUBLIC)
     @operation(
@@ -68,17 +53,17 @@ def add(blueprint: Blueprint, kernel: Services) -> None:
         answers={303: ("To the start page, with a session's cookie.", None)},
         refusals=(429,),
     )
-    def set_up_with_code(code: str) -> Response:
+    def set_up(code: str = "") -> Response:
         return _set_up(kernel, code)
 
 
-def _shown(kernel: Services, code: str = "") -> Response:
+def _shown(kernel: Services, code: str) -> Response:
     if kernel.accounts.users.exists():
         return go_to("/login", 302)
     return _page(kernel, 200, code=code)
 
 
-def _set_up(kernel: Services, code: str = "") -> Response:
+def _set_up(kernel: Services, code: str) -> Response:
     given = form(_FORM)
     name, password = given["username"].strip(), given["password"]
     code = given["code"].strip() or code
