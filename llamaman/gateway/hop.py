@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote
@@ -99,6 +99,9 @@ async def forward_to_flask(
     if problem is not None:
         await reply(send, problem[0], {"error": problem[1]})
         return
+    lane = hop.lanes.of(method, path)
+    if lane:
+        lane.check()
     body = await request.read_body(limit) if not request.body_complete or request.received else b""
     crossing = [header for header in headers if header[0] in CROSSING]
     crossing.append((_SEALED, seal(caller, hop.secret)))
@@ -108,7 +111,7 @@ async def forward_to_flask(
     if not await _wait_ready(hop):
         await reply(send, 503, {"error": "the management API is starting"}, [(b"retry-after", b"2")])
         return
-    async with _turn(hop, method, path):
+    async with lane.turn() if lane else nullcontext():
         if request.is_gone:
             raise ClientGone("the client left before its turn")
         try:
@@ -119,11 +122,6 @@ async def forward_to_flask(
             await _broken(send, error)
             return
     await _pass_back(send, answer)
-
-
-def _turn(hop: Hop, method: str, path: str) -> AbstractAsyncContextManager[None]:
-    lane = hop.lanes.of(method, path)
-    return lane.turn() if lane else nullcontext()
 
 
 async def _pass_back(send: Send, answer: Response) -> None:

@@ -33,14 +33,21 @@ class Lane:
         self._busy = busy
         self._waiting = 0
 
+    def check(self) -> None:
+        """Whether one more could wait now, asked before anything is spent on it.
+
+        :raises TooManyRequests: too many wait already.
+        """
+        if self._turns.locked() and self._waiting >= self._most_waiting:
+            raise TooManyRequests(self._busy, retry_after=1)
+
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
         """Run the body when it is its turn.
 
         :raises TooManyRequests: too many wait already.
         """
-        if self._turns.locked() and self._waiting >= self._most_waiting:
-            raise TooManyRequests(self._busy, retry_after=1)
+        self.check()
         self._waiting += 1
         try:
             await self._turns.acquire()

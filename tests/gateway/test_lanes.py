@@ -62,6 +62,29 @@ def test_who_stops_waiting_makes_room_and_takes_no_turn(run: Run) -> None:
     run(main())
 
 
+def test_who_would_be_refused_hears_it_before_anything_is_spent_on_the_request(run: Run) -> None:
+    async def main() -> None:
+        lane, opened = Lane(1, 1), asyncio.Event()
+        lane.check()
+
+        async def work() -> None:
+            async with lane.turn():
+                await opened.wait()
+
+        tasks = [asyncio.create_task(work())]
+        await asyncio.sleep(0)
+        lane.check()
+        tasks.append(asyncio.create_task(work()))
+        await asyncio.sleep(0)
+        with pytest.raises(TooManyRequests):
+            lane.check()
+        opened.set()
+        await asyncio.gather(*tasks)
+        lane.check()
+
+    run(main())
+
+
 def test_a_failing_request_gives_its_turn_back(run: Run) -> None:
     async def main() -> None:
         lane = Lane(1, 0)
