@@ -65,13 +65,13 @@ from llamaman.records import (
     ProbeContext,
     Reject,
     RouteSet,
-    Runtime,
     SpecPatch,
     StorageConfig,
     StreamRoute,
     Target,
     Usage,
 )
+from llamaman.runtime import Runtime
 from llamaman.version import __version__
 
 __all__ = [

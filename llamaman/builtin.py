@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from llamaman.core.config import Config
 from llamaman.hookspecs import hookimpl
-from llamaman.records import Runtime
+from llamaman.runtime import Runtime
 
 
 class BuiltIn:

@@ -156,6 +156,12 @@ class ModelUnavailable(LlamaManError):
     code = "model_unavailable"
 
 
+class RuntimeLost(ModelUnavailable):
+    """What runs the engines (the Docker daemon) cannot be reached now; it is looked for all the time."""
+
+    code = "runtime_lost"
+
+
 class EngineDied(ModelUnavailable):
     """The llama.cpp server under a request or a launch ended."""
 

@@ -42,7 +42,8 @@ from llamaman.gateway.pool import Pools
 from llamaman.gateway.streams import StreamCount
 from llamaman.gateway.surfaces import build_tables
 from llamaman.gateway.upstream import Address, Upstream
-from llamaman.records import Exit, Identity, InstanceEvent, Job, RouteSet, Runtime, State, StreamRoute
+from llamaman.records import Exit, Identity, InstanceEvent, Job, RouteSet, State, StreamRoute
+from llamaman.runtime import Runtime
 from llamaman.runtimes import logfiles
 from llamaman.runtimes.causes import cause
 from llamaman.runtimes.sandbox import gpu_present

@@ -6,11 +6,11 @@ None means unknown; 0 means zero.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from llamaman.access import Access, Scope
 
@@ -77,6 +77,7 @@ class Engine:
 
     :ivar name: the name used in presets and shown to users, such as ``llama-server`` or ``embedded``.
     :ivar flags: the command-line flags this build knows, or None when they could not be probed.
+    :ivar digest: what tells this build from every other one, such as the id of a container image.
     """
 
     name: str
@@ -84,11 +85,18 @@ class Engine:
     path: str
     build: str | None = None
     flags: frozenset[str] | None = None
+    digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class LaunchPlan:
-    """A fully resolved launch: nothing is looked up after this record exists."""
+    """A fully resolved launch: nothing is looked up after this record exists.
+
+    :ivar host: where the engine shall listen; a runtime that places its engines itself (containers) ignores it.
+    :ivar port: 0 for a runtime that needs none on this machine.
+    :ivar memory_bytes: the limit that was asked for; None: the runtime's own ceiling.
+    :ivar memory_estimate: bytes that weights, cache and buffers are expected to take, or None.
+    """
 
     instance_id: str
     node: str
@@ -107,6 +115,7 @@ class LaunchPlan:
     api_key: str = field(repr=False)
     cpus: float | None = None
     memory_bytes: int | None = None
+    memory_estimate: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,42 +145,35 @@ class Handle:
 
 @dataclass(frozen=True, slots=True)
 class Exit:
-    """How an engine ended. ``code`` and ``signal`` are None when nobody could tell (an adopted process)."""
+    """How an engine ended. ``code`` and ``signal`` are None when nobody could tell (an adopted process).
+
+    :ivar cause: what the runtime alone knows of why, as a clause such as "somebody removed its container
+        (docker rm)"; it may be shown to everybody who waits for the model.
+    """
 
     code: int | None
     signal: int | None
     at: float
     oom: bool | None = None
+    cause: str | None = None
 
 
-class Runtime(Protocol):
-    """How a :class:`LaunchPlan` becomes a running server.
+@dataclass(frozen=True, slots=True)
+class ResourceUse:
+    """What one engine uses now. Everything is None as long as it is not known.
 
-    Every method may block, so none of them is ever called on the event loop.
+    :ivar cpu_percent: 100 is one processor, busy.
+    :ivar cpus: processors it may use: its quota, else all of the machine.
+    :ivar cpu_quota: processors it is limited to, None without a limit.
+    :ivar memory_bytes: without file cache that could be dropped.
+    :ivar memory_limit: bytes.
     """
 
-    name: str
-
-    def engines(self) -> Sequence[Engine]:
-        """The engines that can run here now, best first."""
-
-    def start(self, plan: LaunchPlan) -> Handle:
-        """Start the engine and return at once, before the model is loaded.
-
-        :raises LaunchError: nothing is left running.
-        """
-
-    def stop(self, handle: Handle, grace_s: float) -> Exit:
-        """Ask it to end, wait ``grace_s`` seconds, then make it end. Ending an ended one is no error."""
-
-    def watch(self, handle: Handle, on_exit: Callable[[Exit], None]) -> Callable[[], None]:
-        """Call ``on_exit`` once, from any thread, when the engine ends; returns a function that cancels."""
-
-    def inspect(self, handle: Handle) -> Exit | None:
-        """None while it runs."""
-
-    def find(self, node: str, install: str) -> Sequence[Handle]:
-        """Every engine that a manager of this node and installation left running."""
+    cpu_percent: float | None = None
+    cpus: float | None = None
+    cpu_quota: float | None = None
+    memory_bytes: int | None = None
+    memory_limit: int | None = None
 
 
 # --- instances ---------------------------------------------------------------------------------------
@@ -423,7 +425,10 @@ class ContainerSpec:
 class SpecPatch:
     """A plugin's additions to a container.
 
-    Additive fields are united; a scalar that two plugins set to different values is an error naming both.
+    Additive fields are united; a scalar that two plugins set to different values is an error naming both. The
+    whole container is checked after all patches, so that no plugin can take a container's walls down.
+
+    :ivar host_config: further fields of Docker's HostConfig by its own names, such as ``ShmSize``.
     """
 
     image: str | None = None
@@ -431,6 +436,8 @@ class SpecPatch:
     devices: tuple[str, ...] = ()
     groups: tuple[str, ...] = ()
     device_requests: tuple[Mapping[str, Any], ...] = ()
+    mounts: tuple[Mount, ...] = ()
+    host_config: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

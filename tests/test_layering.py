@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASE = {"access", "errors", "limits", "records", "version"}
+BASE = {"access", "errors", "limits", "records", "runtime", "version"}
 KERNEL = BASE | {"hookspecs", "core"}
 MIDDLE = {"runtimes", "library", "gateway"}
 OUTER = {
@@ -36,6 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": {"access"},
     "limits": set(),
     "records": {"access", "errors"},
+    "runtime": {"errors", "records"},
     "hookspecs": BASE,
     "core": BASE | {"hookspecs"},
     "runtimes": KERNEL,

@@ -51,12 +51,12 @@ from llamaman.records import (
     ProbeContext,
     Reject,
     RouteSet,
-    Runtime,
     SpecPatch,
     StorageConfig,
     StreamRoute,
     Target,
 )
+from llamaman.runtime import Runtime
 
 if TYPE_CHECKING:
     import click

@@ -38,16 +38,8 @@ from llamaman.errors import (
     NotFound,
     StoreCorrupt,
 )
-from llamaman.records import (
-    Exit,
-    Handle,
-    InstanceView,
-    LaunchPlan,
-    LaunchRequest,
-    ModelView,
-    Runtime,
-    State,
-)
+from llamaman.records import Exit, Handle, InstanceView, LaunchPlan, LaunchRequest, ModelView, State
+from llamaman.runtime import Runtime
 
 log = logging.getLogger("llamaman.instances")
 

@@ -25,7 +25,8 @@ from llamaman.core.library_contract import Library
 from llamaman.core.secrets import RootSecret
 from llamaman.core.settings import Settings
 from llamaman.core.store import Store
-from llamaman.records import PluginRecord, Runtime
+from llamaman.records import PluginRecord
+from llamaman.runtime import Runtime
 
 
 class Requests(Protocol):

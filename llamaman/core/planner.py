@@ -17,7 +17,8 @@ from llamaman.core import launch
 from llamaman.core.extra_args import ModelFile
 from llamaman.core.instance import Instance
 from llamaman.errors import InvalidField, LaunchError
-from llamaman.records import Engine, LaunchPlan, Runtime
+from llamaman.records import Engine, LaunchPlan
+from llamaman.runtime import Runtime
 
 ENGINE_HOST = "127.0.0.1"
 

@@ -22,7 +22,8 @@ from llamaman.core.engine_client import Connect
 from llamaman.core.instance import Instance
 from llamaman.core.readiness import Health, await_ready, probe
 from llamaman.errors import EngineDied, LaunchError, LlamaManError, ModelUnavailable
-from llamaman.records import Exit, LaunchPlan, Runtime, State
+from llamaman.records import Exit, LaunchPlan, State
+from llamaman.runtime import Runtime
 
 log = logging.getLogger("llamaman.supervisor")
 

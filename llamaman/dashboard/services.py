@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llamaman.records import InstanceView, LaunchRequest, PluginRecord, Runtime
+from llamaman.records import InstanceView, LaunchRequest, PluginRecord
+from llamaman.runtime import Runtime
 
 if TYPE_CHECKING:
     from llamaman.core.accounts.accounts import Accounts

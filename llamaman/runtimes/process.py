@@ -1,6 +1,6 @@
 """The process runtime: engines as child processes, found and kept after a restart of the manager.
 
-Implements :class:`llamaman.records.Runtime` for two engines, a llama-server binary and the embedded one.
+Implements :class:`llamaman.runtime.Runtime` for two engines, a llama-server binary and the embedded one.
 Every engine runs in a session of its own, with a clean environment that carries our marks, and outlives the
 manager unless it is stopped. All methods may block, and may be called from any thread but the event loop's.
 """

@@ -1,6 +1,6 @@
 """A scripted runtime and the world around one registry, for tests of what happens when messages cross.
 
-:class:`FakeRuntime` is a complete :class:`llamaman.records.Runtime` whose "processes" are entries in a
+:class:`FakeRuntime` is a complete :class:`llamaman.runtime.Runtime` whose "processes" are entries in a
 table: a test says how long a start or a stop takes, whether it fails, when a process exits and what a later
 manager finds. It notes what must never happen: two live processes of one instance, and a call of something
 that may block on the event loop. :class:`World` holds everything that outlives a manager (the processes, the

@@ -12,7 +12,8 @@ from llamaman.dashboard.http import identity
 from llamaman.dashboard.operation import operation
 from llamaman.dashboard.services import Services
 from llamaman.errors import LlamaManError
-from llamaman.records import Engine, RouteSet, Runtime
+from llamaman.records import Engine, RouteSet
+from llamaman.runtime import Runtime
 
 _ENGINE = {
     "type": "object",
