@@ -29,6 +29,7 @@ from llamaman.gateway import refusals
 from llamaman.gateway.admin_socket import prepare_runtime_dir, socket_path
 from llamaman.gateway.dialect import Dialect
 from llamaman.gateway.doors import InstanceDoors
+from llamaman.gateway.engine_peers import EnginePeers
 from llamaman.gateway.event_feed import EventFeed
 from llamaman.gateway.front_door import FrontDoor
 from llamaman.gateway.gate import Gate, GateParts
@@ -152,6 +153,7 @@ class House:
             lambda: bool(kernel.settings.get("require_auth")),
             hop,
             self._note_refused,
+            EnginePeers(kernel.runtimes.values()),
         )
 
         def revoked(key_id: str) -> None:

@@ -7,12 +7,14 @@ admin socket, llama-server's own endpoints on instance ports. What no table know
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 from llamaman.access import Access
 from llamaman.core.auth import authorise
 from llamaman.errors import LlamaManError, MethodNotAllowed, NotFound
+from llamaman.gateway.engine_peers import EnginePeers
 from llamaman.gateway.exchange import OpenStream
 from llamaman.gateway.gate import Gate
 from llamaman.gateway.hop import Hop, forward_to_flask, reply
@@ -24,6 +26,8 @@ from llamaman.gateway.routes import Table
 from llamaman.gateway.streams import values_for
 from llamaman.gateway.surfaces import Entry, Fixed, Inference, Tables
 from llamaman.records import NOBODY, Identity, StreamRoute
+
+log = logging.getLogger("llamaman.gateway")
 
 Receive = Callable[[], Any]
 Send = Callable[[dict[str, Any]], Any]
@@ -40,6 +44,7 @@ class FrontDoor:
         require_auth: Callable[[], bool],
         hop: Hop,
         refused: Refused = nobody_is_told,
+        engines: EnginePeers | None = None,
     ) -> None:
         self._tables = {
             "manage": tables.manage,
@@ -52,11 +57,16 @@ class FrontDoor:
         self._require_auth = require_auth
         self._hop = hop
         self._refused = refused
+        self._engines = EnginePeers() if engines is None else engines
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
         """Serve one request."""
         request: Request = scope["extensions"]["llamaman.request"]
         head = request.head
+        peer = request.peer
+        if peer is not None and self._engines.is_engine(peer[0]):
+            await self._turn_away(request, send, peer[0])
+            return
         table = self._tables[request.surface.name]
         match = table.match("GET" if head.method == "HEAD" else head.method, head.path)
         if match is not None:
@@ -98,6 +108,17 @@ class FrontDoor:
             )
         except ClientGone:
             return
+
+    async def _turn_away(self, request: Request, send: Send, address: str) -> None:
+        """An engine asks: whatever it wants and whoever it says it is, it hears one sentence."""
+        error = self._engines.refusal()
+        if self._engines.is_news(address):
+            # Without the path, which it chooses; the audit log has it, made safe.
+            log.warning(
+                "%s is a model's container, called the %s port and was refused", address, request.surface.name
+            )
+            self._refused(request, error, NOBODY)
+        await reply(send, error.status, {"error": error.message}, [(b"connection", b"close")])
 
     async def _ask_flask(
         self, scope: dict[str, Any], receive: Receive, send: Send, request: Request, identity: Identity

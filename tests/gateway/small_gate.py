@@ -33,6 +33,7 @@ from llamaman.gateway.dialect import (
     Serving,
 )
 from llamaman.gateway.dialect import Request as DialectRequest
+from llamaman.gateway.engine_peers import EnginePeers
 from llamaman.gateway.front_door import FrontDoor
 from llamaman.gateway.gate import Gate, GateParts
 from llamaman.gateway.hop import Hop
@@ -40,6 +41,7 @@ from llamaman.gateway.limits import BodyBudget, Limits, Surface
 from llamaman.gateway.listeners import Listeners
 from llamaman.gateway.native import Native
 from llamaman.gateway.pipeline import Parts, Pipeline
+from llamaman.gateway.refusals import Refused, nobody_is_told
 from llamaman.gateway.surfaces import build_tables
 from llamaman.gateway.upstream import Address, Upstream
 from llamaman.records import Identity, ModelView, StreamRoute
@@ -228,9 +230,18 @@ async def _feed(held: asyncio.Event) -> AsyncIterator[bytes]:
 
 @asynccontextmanager
 async def gated(
-    folder: Path, *, people: bool = True, limits: Mapping[str, Any] | None = None, **parts: Any
+    folder: Path,
+    *,
+    people: bool = True,
+    limits: Mapping[str, Any] | None = None,
+    engines: EnginePeers | None = None,
+    refused: Refused = nobody_is_told,
+    **parts: Any,
 ) -> AsyncIterator[Gated]:
-    """Everything on loopback. ``parts``: fields of GateParts. ``people=False``: nobody has ever heard of users."""
+    """Everything on loopback. ``parts``: fields of GateParts. ``people=False``: nobody has ever heard of users.
+
+    :param engines: who is turned away; nobody without it. :param refused: told of refusals.
+    """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = JsonStore(folder)
     events = Events()
@@ -277,7 +288,7 @@ async def gated(
     tables = build_tables([("talk", dialect)], Native(), [("test", feed)], on_broken=_refuse)
     secret = new_secret()
     hop = Hop(to_flask, secret, is_public=lambda method, path: (method, path) in PUBLIC)
-    app = FrontDoor(tables, pipeline, gate, require_auth, hop)
+    app = FrontDoor(tables, pipeline, gate, require_auth, hop, refused, engines)
     listeners = Listeners(app, limits=Limits(**(limits or {})), budget=BodyBudget(1 << 30))
     surfaces = [Surface("manage"), Surface("proxy"), Surface("instance", INSTANCE)]
     for surface in surfaces:
