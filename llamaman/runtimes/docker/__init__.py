@@ -1,0 +1,1 @@
+"""Engines in sibling containers of an engine that speaks the Docker API."""
