@@ -135,13 +135,38 @@ _STATUSES: Final = {
 }
 
 
+#: What only a container runtime can know, as clauses for :attr:`Exit.cause`.
+CONTAINER_KILLED: Final = "somebody killed its container (docker kill)"
+CONTAINER_STOPPED: Final = "somebody stopped its container (docker stop)"
+CONTAINER_REMOVED: Final = "somebody removed its container (docker rm)"
+DAEMON_RESTARTED: Final = "the Docker daemon was restarted, which ended its containers"
+NEVER_STARTED: Final = "its container was created but never started"
+
+
+def out_of_memory(limit: int | None) -> str:
+    """The clause for an engine that reached its own memory limit.
+
+    :param limit: bytes; None or 0 when it is not known.
+    """
+    cure = "raise memory_limit, or use a smaller context size, fewer parallel slots or a smaller quantisation"
+    if not limit:
+        return f"it ran out of memory and was killed: it reached its memory limit; {cure}"
+    size = f"{limit / 2**30:.3g} GB" if limit >= 2**30 else f"{limit / 2**20:.3g} MB"
+    return f"it ran out of memory and was killed: its limit is {size}; {cure}"
+
+
 def cause(exit_: Exit | None, lines: Sequence[str]) -> str:
     """One sentence, without a final full stop, on why an engine ended.
+
+    What its runtime knows (:attr:`Exit.cause`) stands before what the log says: an engine that was ended from
+    outside is not dead of what it complained about before, and one out of memory had no time to say so.
 
     :param exit_: how it ended; None when that is not known.
     :param lines: the end of its log, at least back to the line with :data:`START_MARK` where there is one;
         what stands before the last such line belongs to an earlier run.
     """
+    if exit_ is not None and exit_.cause:
+        return exit_.cause
     lines = _this_run(lines)
     for pattern, sentence in _COMPILED:
         for line in lines:

@@ -12,7 +12,15 @@ import pytest
 
 from llamaman.records import Engine, Exit
 from llamaman.runtimes import logfiles
-from llamaman.runtimes.causes import START_MARK, cause
+from llamaman.runtimes.causes import (
+    CONTAINER_KILLED,
+    CONTAINER_REMOVED,
+    CONTAINER_STOPPED,
+    DAEMON_RESTARTED,
+    START_MARK,
+    cause,
+    out_of_memory,
+)
 from llamaman.testing import write_tiny_model
 from llamaman.testing.engines import available_engines
 
@@ -179,3 +187,29 @@ def test_what_an_earlier_run_said_is_not_the_cause() -> None:
         "status 3"
     )
     assert "GGUF" in cause(DIED, [f"{START_MARK} i generation 1 ===", earlier])
+
+
+@pytest.mark.parametrize(
+    "known",
+    [CONTAINER_KILLED, CONTAINER_STOPPED, CONTAINER_REMOVED, DAEMON_RESTARTED, out_of_memory(2 << 30)],
+)
+def test_what_the_runtime_knows_stands_before_what_the_log_says(known: str) -> None:
+    assert cause(Exit(137, None, 0.0, cause=known), NO_MODEL) == known
+
+
+def test_a_runtime_that_knows_nothing_leaves_it_to_the_log() -> None:
+    assert cause(Exit(1, None, 0.0, oom=False, cause=None), NO_MODEL) == "the model could not be loaded"
+
+
+@pytest.mark.parametrize(
+    ("limit", "words"),
+    [
+        (2 << 30, "killed: its limit is 2 GB;"),
+        (3 << 29, "killed: its limit is 1.5 GB;"),
+        (96 << 20, "killed: its limit is 96 MB;"),
+        (None, "killed: it reached its memory limit;"),
+        (0, "killed: it reached its memory limit;"),
+    ],
+)
+def test_a_reached_memory_limit_is_named(limit: int | None, words: str) -> None:
+    assert words in out_of_memory(limit)
