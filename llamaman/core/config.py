@@ -222,6 +222,30 @@ class Config:
         "How engines run; `auto` uses Docker where its socket is, else processes.",
         section=_DOCKER,
     )
+    docker_host: str | None = variable(
+        "DOCKER_HOST",
+        v.DOCKER_HOST,
+        None,
+        "Where Docker, or a Podman service, is reached. The context of the `docker` command plays no part.",
+        section=_DOCKER,
+        shown="(unix:///var/run/docker.sock, else docker.sock in XDG_RUNTIME_DIR)",
+    )
+    docker_tls_verify: bool = variable(
+        "DOCKER_TLS_VERIFY",
+        v.ANY_TEXT,
+        False,
+        "Use TLS to a DOCKER_HOST of tcp:// and check its certificate. As for Docker itself, every value means yes.",
+        section=_DOCKER,
+        shown="(unset)",
+    )
+    docker_cert_path: Path | None = variable(
+        "DOCKER_CERT_PATH",
+        v.FOLDER,
+        None,
+        "Folder of ca.pem, cert.pem and key.pem for that.",
+        section=_DOCKER,
+        shown="(~/.docker)",
+    )
     host_models_dirs: tuple[Path, ...] = variable(
         "HOST_MODELS_DIR",
         v.FOLDERS,

@@ -185,6 +185,29 @@ def _origin(value: str) -> str:
     return f"{scheme}://{netloc}"
 
 
+def _docker_host(value: str) -> str:
+    scheme, separator, rest = value.partition("://")
+    if not separator or not rest or has_controls(value) or " " in value:
+        raise ValueError
+    scheme = scheme.lower()
+    if scheme == "unix":
+        if not rest.startswith("/") or rest.endswith("/"):
+            raise ValueError
+        return f"unix://{rest}"
+    if scheme == "ssh":
+        return f"ssh://{rest}"
+    scheme, netloc, path = _split_url(value, ("tcp", "http", "https"))
+    if urlsplit(value).port is None:
+        raise ValueError
+    return f"{scheme}://{netloc}{path}"
+
+
+def _any_text(value: str) -> bool:
+    if has_controls(value):
+        raise ValueError
+    return True
+
+
 def _database(value: str) -> str:
     scheme, separator, rest = value.partition("://")
     if not separator or not rest or has_controls(value) or not re.fullmatch(r"[a-z0-9+]{1,40}", scheme):
@@ -228,6 +251,12 @@ HOST_NAME = Parser(_host_name, "a host name")
 NETWORK = Parser(_network, "an IP address or a network such as 10.0.0.0/8")
 WEB_ADDRESS = Parser(_web_address, "an http:// or https:// address without user name or query")
 ORIGIN = Parser(_origin, "an origin such as https://chat.example.org, without a path")
+DOCKER_HOST = Parser(
+    _docker_host,
+    "unix:///path/of/docker.sock, tcp://host:port, http(s)://host:port or ssh://user@host "
+    "(npipe:// is of Windows, where LlamaMan does not run)",
+)
+ANY_TEXT = Parser(_any_text, "any text, which means yes, or blank, which means no")
 DATABASE = Parser(_database, "a database URL such as mysql+pymysql://user:password@host:3306/llamaman")
 DOCKER_NAME = Parser(_matching(_DOCKER_NAME), "letters, digits, '_', '.' and '-'")
 IMAGE = Parser(_matching(_IMAGE), "an image name such as ghcr.io/ggml-org/llama.cpp:server-cuda")

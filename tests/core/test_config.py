@@ -47,6 +47,9 @@ CASES: list[tuple[str, str, Any, str]] = [
     ("MODEL_LOAD_TIMEOUT", "900", 900.0, "inf"),
     ("REQUEST_TIMEOUT", "60", 60.0, "soon"),
     ("DRAIN_TIMEOUT", "5", 5.0, "-5"),
+    ("DOCKER_HOST", "TCP://Box.lan:2376", "tcp://box.lan:2376", "/var/run/docker.sock"),
+    ("DOCKER_TLS_VERIFY", "1", True, "a\x07"),
+    ("DOCKER_CERT_PATH", "/certs", Path("/certs"), "/a\x07"),
     ("LLAMA_IMAGE", "ghcr.io/ggml-org/llama.cpp:server", "ghcr.io/ggml-org/llama.cpp:server", "a b"),
     ("LLAMA_NETWORK", "net1", "net1", "-net"),
     ("LLAMA_CONTAINER_PREFIX", "lm-", "lm-", "lm/"),
@@ -266,3 +269,48 @@ class TestInDocker:
         (tmp_path / path).parent.mkdir(parents=True)
         (tmp_path / path).write_text(content)
         assert detect_in_docker(tmp_path) is True
+
+
+# --- where Docker is -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "parsed"),
+    [
+        ("unix:///run/user/1000/podman/podman.sock", "unix:///run/user/1000/podman/podman.sock"),
+        ("UNIX:///Run/Docker.sock", "unix:///Run/Docker.sock"),
+        ("tcp://[::1]:2375", "tcp://[::1]:2375"),
+        ("http://proxy:2375/docker/", "http://proxy:2375/docker"),
+        ("https://Box:2376", "https://box:2376"),
+        ("ssh://ada@box.lan", "ssh://ada@box.lan"),
+    ],
+)
+def test_docker_host_may_be_a_socket_or_an_address(given: str, parsed: str) -> None:
+    assert Config.from_environ(BASE | {"DOCKER_HOST": given}).docker_host == parsed
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        "npipe:////./pipe/docker_engine",
+        "unix://var/run/docker.sock",
+        "unix:///run/",
+        "unix://",
+        "tcp://box",
+        "tcp://box:99999",
+        "tcp://u:p@box:2375",
+        "tcp://box:2375?x=1",
+        "fd://",
+        "box:2375",
+        "ssh://",
+        "unix:///a b",
+    ],
+)
+def test_another_docker_host_is_refused_with_the_forms_that_are_not(given: str) -> None:
+    with pytest.raises(ConfigError, match=r"DOCKER_HOST: .* it must be unix:///path.*npipe:// is of Windows"):
+        Config.from_environ(BASE | {"DOCKER_HOST": given})
+
+
+@pytest.mark.parametrize("value", ["1", "true", "0", "false"])
+def test_every_value_of_docker_tls_verify_means_yes_as_it_does_for_docker(value: str) -> None:
+    assert Config.from_environ(BASE | {"DOCKER_TLS_VERIFY": value}).docker_tls_verify
