@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "serve": ("serve", "Run the manager."),
     "demo": ("serve", "Set up a small model, launch it and stream one answer."),
     "ps": ("instances", "List the instances."),
+    "stats": ("stats", "Show what running models use of CPU and memory."),
     "launch": ("launch", "Launch a model."),
     "stop": ("instances", "Stop an instance; it stays in the list."),
     "restart": ("instances", "Start an instance again under its id and port."),

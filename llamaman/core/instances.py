@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llamaman.core import launch, launch_events, planner
+from llamaman.core import launch, launch_events, planner, usage
 from llamaman.core import messages as m
 from llamaman.core.admission import Admit, Confirm, Launcher, Policy, Refuse, decide
 from llamaman.core.breaker import Breaker, Open
@@ -38,7 +38,16 @@ from llamaman.errors import (
     NotFound,
     StoreCorrupt,
 )
-from llamaman.records import Exit, Handle, InstanceView, LaunchPlan, LaunchRequest, ModelView, State
+from llamaman.records import (
+    Exit,
+    Handle,
+    InstanceView,
+    LaunchPlan,
+    LaunchRequest,
+    ModelView,
+    ResourceUse,
+    State,
+)
 from llamaman.runtime import Runtime
 
 log = logging.getLogger("llamaman.instances")
@@ -176,6 +185,10 @@ class Instances:
     ) -> Admit | Confirm | Refuse:
         """What would be decided about one more running model now; nothing happens."""
         return decide(launcher, self.views(), self._p.policy(), embedding=embedding, starting=starting)
+
+    def usage(self) -> dict[str, ResourceUse]:
+        """What each running instance uses, by its id, as last measured. Does not block."""
+        return usage.of_running(self._snapshot(), self._p.runtimes)
 
     def next_port(self) -> int | None:
         """The first free public port, or None."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
-from llamaman.records import InstanceView, LaunchRequest, PluginRecord
+from llamaman.records import InstanceView, LaunchRequest, PluginRecord, ResourceUse
 from llamaman.runtime import Runtime
 
 if TYPE_CHECKING:
@@ -58,6 +58,9 @@ class Instances(Protocol):
         self, launcher: Launcher, *, embedding: bool = False, starting: str | None = None
     ) -> Admit | Confirm | Refuse:
         """What would be decided about one more running model now."""
+
+    def usage(self) -> Mapping[str, ResourceUse]:
+        """What each running instance uses, by its id, as last measured. Does not block."""
 
     def next_port(self) -> int | None:
         """The first free public port."""

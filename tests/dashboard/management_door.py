@@ -50,10 +50,11 @@ from llamaman.records import (
     InstanceView,
     LaunchRequest,
     PluginRecord,
+    ResourceUse,
     RouteSet,
-    Runtime,
     State,
 )
+from llamaman.runtime import Runtime
 from llamaman.testing.tiny_model import write_tiny_model
 from llamaman_store_json import JsonStore
 
@@ -87,6 +88,7 @@ class FakeInstances:
         self.refusal: LlamaManError | Exception | None = None
         self.pauses: dict[str, Open] = {}
         self.admission: Admit | Confirm | Refuse = Admit()
+        self.used: dict[str, ResourceUse] = {}
 
     def views(self) -> tuple[InstanceView, ...]:
         return tuple(self.all.values())
@@ -166,6 +168,9 @@ class FakeInstances:
         self, launcher: Launcher, *, embedding: bool = False, starting: str | None = None
     ) -> Admit | Confirm | Refuse:
         return self.admission
+
+    def usage(self) -> Mapping[str, ResourceUse]:
+        return self.used
 
     def next_port(self) -> int | None:
         taken = {view.port for view in self.all.values()}

@@ -27,6 +27,7 @@ EXPECTED = {
     ("GET", "/api/version"): "public",
     ("GET", "/api/instances"): "view",
     ("GET", "/api/instances/{id}"): "view",
+    ("GET", "/api/instances/container-stats"): "view",
     ("GET", "/api/next-port"): "view",
     ("GET", "/api/models"): "view",
     ("GET", "/api/presets"): "view",

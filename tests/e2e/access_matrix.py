@@ -137,6 +137,7 @@ ROWS: tuple[Row, ...] = (
     Row("GET", "/", "view"),
     Row("GET", "/api/instances", "view"),
     Row("GET", "/api/instances/{id}", "view"),
+    Row("GET", "/api/instances/container-stats", "view"),
     Row("GET", "/api/next-port", "view"),
     Row("GET", "/api/models", "view"),
     Row("GET", "/api/presets", "view"),

@@ -9,6 +9,7 @@ from llamaman.dashboard import pages
 from llamaman.dashboard.rest import (
     about,
     audit,
+    container_stats,
     doctor,
     instances,
     keys,
@@ -41,6 +42,7 @@ def route_sets(
     """
     return (
         instances.routes(kernel),
+        container_stats.routes(kernel),
         models.routes(kernel),
         presets.routes(kernel),
         keys.routes(kernel),
