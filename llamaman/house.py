@@ -14,7 +14,7 @@ import time
 from collections.abc import Awaitable, Mapping
 from typing import Any, cast
 
-from llamaman.core import collector, planner
+from llamaman.core import collector, planner, runtime_choice
 from llamaman.core.admission import Policy
 from llamaman.core.events import Event
 from llamaman.core.instance import Instance
@@ -359,10 +359,13 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
             model_facts=library.facts,
             model_file=library.model_file,
             preset=library.preset,
-            runtimes=lambda: _usable(kernel.runtimes, config.runtime),
+            runtimes=lambda: runtime_choice.usable(
+                kernel.runtimes, config.runtime, binary_given=config.llama_server_bin is not None
+            ),
             instance_key=kernel.secrets.instance_key,
             allow_unlisted=lambda: settings.get("launch.allow_unlisted_args"),
-            gpu_present=gpu_present,
+            gpu_present=lambda engine: runtime_choice.has_gpu(engine, gpu_present()),
+            memory_estimate=lambda path, options: None,
         ),
         runtimes=kernel.runtimes,
         connect=lambda address: Upstream(Address(address.host, address.port, address.path)),
@@ -380,7 +383,3 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
         diagnose=diagnose,
         discard_log=logfiles.remove,
     )
-
-
-def _usable(runtimes: Mapping[str, Runtime], wanted: str) -> list[Runtime]:
-    return list(runtimes.values()) if wanted == "auto" else [runtimes[wanted]]

@@ -208,6 +208,9 @@ REST_STATUS: Mapping[State, str] = {
     State.FAILED: "failed",
 }
 
+#: The word while the runtime of an engine cannot be reached; the state stays what it was.
+UNKNOWN = "unknown"
+
 
 @dataclass(frozen=True, slots=True)
 class LaunchRequest:
@@ -228,7 +231,11 @@ class LaunchRequest:
 
 @dataclass(frozen=True, slots=True)
 class InstanceView:
-    """One instance at one moment; a snapshot that any thread may read."""
+    """One instance at one moment; a snapshot that any thread may read.
+
+    :ivar status: the word of REST: one of :data:`REST_STATUS`, or :data:`UNKNOWN`, and ``reason`` says why.
+    :ivar engine_digest: what tells the engine's build from every other, such as the id of a container image.
+    """
 
     id: str
     model: str
@@ -260,6 +267,7 @@ class InstanceView:
     last_exit: Exit | None
     last_tokens_per_second: float | None
     last_ttft_ms: float | None
+    engine_digest: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

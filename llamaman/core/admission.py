@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from llamaman.records import InstanceView, State
+from llamaman.records import UNKNOWN, InstanceView, State
 
 Launcher = Literal["admin", "ollama", "openai"]
 
@@ -97,7 +97,9 @@ def decide(
 
 def _victims(launcher: Launcher, running: Sequence[InstanceView], policy: Policy) -> list[InstanceView]:
     candidates = [
-        v for v in running if v.state in _EVICTABLE and not v.queued and not v.options.get("pinned")
+        v
+        for v in running
+        if v.state in _EVICTABLE and v.status != UNKNOWN and not v.queued and not v.options.get("pinned")
     ]
     managed = sorted((v for v in candidates if v.managed), key=_last_use)
     by_hand = sorted((v for v in candidates if not v.managed), key=_last_use)

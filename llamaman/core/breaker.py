@@ -41,6 +41,11 @@ class Breaker:
         self._trips[config_hash] = _Trip(deaths, now + pause, reason)
         return pause
 
+    def hold(self, config_hash: str, reason: str, seconds: float, now: float) -> None:
+        """Refuse for so long without counting a death: nothing has died, trying at once would only fail again."""
+        trip = self._trips.get(config_hash)
+        self._trips[config_hash] = _Trip(trip.deaths if trip else 0, now + seconds, reason)
+
     def success(self, config_hash: str) -> None:
         """It became ready: forget its deaths."""
         self._trips.pop(config_hash, None)

@@ -12,14 +12,22 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llamaman.core.engine_client import EngineClient
-from llamaman.records import REST_STATUS, Address, Exit, Handle, InstanceView, State
+from llamaman.records import REST_STATUS, UNKNOWN, Address, Exit, Handle, InstanceView, State
 
 Desired = Literal["running", "sleeping", "stopped"]
+
+#: The states of an instance that has no engine and does not get one by itself.
+STILL = frozenset({State.SLEEPING, State.STOPPED, State.FAILED})
 
 
 @dataclass(slots=True)
 class Instance:
-    """Mutable state of one instance; see the module's docstring for who may write."""
+    """Mutable state of one instance; see the module's docstring for who may write.
+
+    :ivar fetching: how far the fetch of its engine is, such as "pulling image, 43 %"; None while nothing is fetched.
+    :ivar lost: why its runtime cannot be reached now; None while it can.
+    :ivar unsettled: its record was read while its runtime was lost: nobody knows whether its engine runs.
+    """
 
     id: str
     model: str
@@ -38,7 +46,9 @@ class Instance:
     actor: str = ""
     generation: int = 0
     engine: str | None = None
+    engine_digest: str | None = None
     config_hash: str = ""
+    memory_estimate: int | None = None
     handle: Handle | None = None
     internal_port: int | None = None
     client: EngineClient | None = None
@@ -61,6 +71,21 @@ class Instance:
     last_ttft_ms: float | None = None
     prompt_per_second: float | None = None
     failures: int = 0
+    fetching: str | None = None
+    lost: str | None = None
+    unsettled: bool = False
+
+    @property
+    def unknown(self) -> str | None:
+        """Why nobody knows how its engine is; None when that is known, or when there is none."""
+        return self.lost if self.handle or self.unsettled or self.state not in STILL else None
+
+    @property
+    def delay(self) -> str | None:
+        """Why a request need not wait for it, although it is to run: that takes minutes, or nobody knows how long."""
+        if self.fetching:
+            return self.fetching
+        return self.lost if self.unsettled or self.state is State.BACKOFF else None
 
     @property
     def capacity(self) -> int:
@@ -87,8 +112,10 @@ class Instance:
 
     def view(self) -> InstanceView:
         """A snapshot."""
-        status = REST_STATUS[self.state]
-        if self.state is State.STOPPING and self.desired == "sleeping":
+        status, reason = REST_STATUS[self.state], self.reason
+        if self.unknown:
+            status, reason = UNKNOWN, self.unknown
+        elif self.state is State.STOPPING and self.desired == "sleeping":
             status = "sleeping"
         return InstanceView(
             id=self.id,
@@ -97,7 +124,7 @@ class Instance:
             port=self.port,
             state=self.state,
             status=status,
-            reason=self.reason,
+            reason=reason,
             generation=self.generation,
             options=self.options,
             managed=self.managed,
@@ -121,6 +148,7 @@ class Instance:
             last_exit=self.last_exit,
             last_tokens_per_second=self.last_tokens_per_second,
             last_ttft_ms=self.last_ttft_ms,
+            engine_digest=self.engine_digest,
         )
 
     def document(self) -> dict[str, Any]:
@@ -141,7 +169,9 @@ class Instance:
             "reason": self.reason,
             "generation": self.generation,
             "engine": self.engine,
+            "engine_digest": self.engine_digest,
             "config_hash": self.config_hash,
+            "memory_estimate": self.memory_estimate,
             "handle": asdict(self.handle) if self.handle else None,
             "internal_port": self.internal_port,
             "crashes": self.crashes,
@@ -170,7 +200,9 @@ class Instance:
             reason=document["reason"],
             generation=document["generation"],
             engine=document["engine"],
+            engine_digest=document.get("engine_digest"),  # records of earlier versions have none
             config_hash=document["config_hash"],
+            memory_estimate=document.get("memory_estimate"),
             handle=handle,
             internal_port=document["internal_port"],
             crashes=document["crashes"],

@@ -36,6 +36,7 @@ def _publish(events: Events, kind: str, plan: LaunchPlan, actor: str, reason: st
         "model": plan.alias,
         "generation": plan.generation,
         "engine": plan.engine.name,
+        "engine_digest": plan.engine.digest,
         "argv": command_line(plan),
     }
     events.publish(TOPIC, kind, data, actor=actor, reason=reason)

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from llamaman.core import launch
+from llamaman.core import launch, runtime_choice
 from llamaman.core.extra_args import ModelFile
 from llamaman.core.instance import Instance
-from llamaman.errors import InvalidField, LaunchError
+from llamaman.errors import LaunchError
 from llamaman.records import Engine, LaunchPlan
 from llamaman.runtime import Runtime
 
@@ -25,7 +25,11 @@ ENGINE_HOST = "127.0.0.1"
 
 @dataclass(frozen=True, slots=True)
 class Sources:
-    """Where planning looks things up."""
+    """Where planning looks things up. Everything may block.
+
+    :ivar gpu_present: whether an engine may use a GPU.
+    :ivar memory_estimate: bytes that a model takes with these options, None when that is not known.
+    """
 
     node: str
     install: str
@@ -36,7 +40,8 @@ class Sources:
     runtimes: Callable[[], Sequence[Runtime]]
     instance_key: Callable[[str, int], str]
     allow_unlisted: Callable[[], bool]
-    gpu_present: Callable[[], bool]
+    gpu_present: Callable[[Engine], bool]
+    memory_estimate: Callable[[Path, Mapping[str, Any]], int | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,16 +61,17 @@ def resolve(model_path: Path, overrides: Mapping[str, Any], sources: Sources) ->
 
     :raises InvalidField: an option that this model or engine cannot have.
     :raises LaunchError: there is no engine here, or no file.
+    :raises RuntimeLost: whether there is an engine cannot be known now.
     """
     options = launch.resolve(sources.preset(model_path) or {}, overrides)
-    runtime, engine = _engine(options, sources.runtimes())
+    runtime, engine = runtime_choice.choose(options.get("engine"), sources.runtimes())
     flags = launch.to_flags(
         options,
         known=engine.flags,
         facts=sources.model_facts(model_path),
         model_file=sources.model_file,
         cores=os.cpu_count(),
-        gpu=sources.gpu_present(),
+        gpu=sources.gpu_present(engine),
         allow_unlisted=sources.allow_unlisted(),
     )
     return Resolved(
@@ -79,7 +85,7 @@ def resolve(model_path: Path, overrides: Mapping[str, Any], sources: Sources) ->
 
 
 def plan(instance: Instance, generation: int, resolved: Resolved, port: int, sources: Sources) -> LaunchPlan:
-    """The plan of one generation of an instance."""
+    """The plan of one generation of an instance. ``port`` is 0 where the runtime needs none."""
     threads = resolved.options["threads"]
     return LaunchPlan(
         instance_id=instance.id,
@@ -91,7 +97,7 @@ def plan(instance: Instance, generation: int, resolved: Resolved, port: int, sou
         alias=instance.model.replace(",", "_"),
         options=resolved.options,
         flags=resolved.flags,
-        env=_gpu_environment(resolved.options, sources.gpu_devices),
+        env=_gpu_environment(resolved.engine, resolved.options, sources.gpu_devices),
         host=ENGINE_HOST,
         port=port,
         log_path=instance.log_path,
@@ -99,27 +105,13 @@ def plan(instance: Instance, generation: int, resolved: Resolved, port: int, sou
         api_key=sources.instance_key(instance.id, generation),
         cpus=float(threads) if threads else None,
         memory_bytes=launch.memory_limit_bytes(resolved.options),
+        memory_estimate=sources.memory_estimate(instance.model_path, resolved.options),
     )
 
 
-def _engine(options: Mapping[str, Any], runtimes: Sequence[Runtime]) -> tuple[Runtime, Engine]:
-    wanted = options.get("engine")
-    found: list[str] = []
-    for runtime in runtimes:
-        for engine in runtime.engines():
-            if not wanted or engine.name == wanted:
-                return runtime, engine
-            found.append(engine.name)
-    if wanted:
-        known = f"there are: {', '.join(found)}" if found else "there is none"
-        raise InvalidField("engine", f"engine '{wanted}' is not available here; {known}")
-    raise LaunchError(
-        "no engine is available: install llama-server (or set LLAMA_SERVER_BIN), "
-        "or the embedded engine with `pip install 'llamaman[embedded]'`"
-    )
-
-
-def _gpu_environment(options: Mapping[str, Any], default: str) -> dict[str, str]:
+def _gpu_environment(engine: Engine, options: Mapping[str, Any], default: str) -> dict[str, str]:
+    if engine.kind == "image":  # what is not attached is not there
+        return {}
     devices = options.get("gpu_devices") or default
     if devices in ("", "all") or options["n_gpu_layers"] == 0:
         return {}
@@ -133,6 +125,7 @@ def _hash(model_path: Path, options: Mapping[str, Any], engine: Engine) -> str:
     except OSError as error:
         reason = error.strerror or type(error).__name__
         raise LaunchError(f"the model's file cannot be read: {reason}", detail=str(model_path)) from None
-    facts = [str(model_path), status.st_size, status.st_mtime_ns, engine.name, engine.path, engine.build]
+    build = [engine.name, engine.path, engine.build, engine.digest]
+    facts = [str(model_path), status.st_size, status.st_mtime_ns, *build]
     text = json.dumps([facts, options], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:32]

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from llamaman.core.engine_client import EngineClient, EngineUnreachable
 
-FIRST_INTERVAL_S = 0.02
+SHORTEST_INTERVAL_S = 0.02
 LONGEST_INTERVAL_S = 0.5
+#: The part of the wait by which readiness may be noticed late.
+LATE_SHARE = 0.02
 STALL_S = 60.0
 _PROPS_LIMIT = 8 * 1024 * 1024
 
@@ -46,10 +48,9 @@ async def await_ready(health: Health) -> Facts:
 
     :raises TimeoutError: with the sentence that users see.
     """
-    now = time.monotonic()
+    begun = now = time.monotonic()
     deadline = now + health.load_timeout_s
     alive_at, signs = now, _signs_of_life(health)
-    interval = FIRST_INTERVAL_S
     while not await probe(health.client, health.health_timeout_s):
         now = time.monotonic()
         if (seen := _signs_of_life(health)) != signs:
@@ -61,9 +62,13 @@ async def await_ready(health: Health) -> Facts:
                 f"it did not become ready within {health.load_timeout_s:g} s; "
                 "a large model may need a higher MODEL_LOAD_TIMEOUT"
             )
-        await asyncio.sleep(interval)
-        interval = min(interval * 1.5, LONGEST_INTERVAL_S)
+        await asyncio.sleep(pause_s(now - begun))
     return await _facts(health)
+
+
+def pause_s(waited_s: float) -> float:
+    """Seconds until the next probe: short loads are noticed at once, long ones cost no processor."""
+    return min(max(SHORTEST_INTERVAL_S, waited_s * LATE_SHARE), LONGEST_INTERVAL_S)
 
 
 async def probe(client: EngineClient, timeout_s: float) -> bool:

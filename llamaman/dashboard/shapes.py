@@ -44,6 +44,7 @@ def instance_object(view: InstanceView, container_prefix: str) -> JsonObject:
         "managed": view.managed,
         "runtime": view.runtime,
         "engine": view.engine,
+        "engine_digest": view.engine_digest,
         "pid": view.pid,
         "container_id": view.container_id,
         "container_name": name,
@@ -76,6 +77,7 @@ def instance_object(view: InstanceView, container_prefix: str) -> JsonObject:
             "signal": last_exit.signal,
             "at": last_exit.at,
             "oom": last_exit.oom,
+            "cause": last_exit.cause,
         },
     }
 

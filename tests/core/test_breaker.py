@@ -45,3 +45,18 @@ def test_a_success_or_an_administrator_forgets_everything() -> None:
         assert breaker.check("a", 0.0) is None
         assert breaker.death("a", "bad", 0.0) == FIRST_PAUSE_S
         forget(breaker, "unknown")
+
+
+def test_a_hold_refuses_for_its_time_and_counts_no_death() -> None:
+    breaker = Breaker()
+    breaker.hold("a", "its image cannot be pulled", 30.0, 0.0)
+    assert breaker.check("a", 10.0) == Open(20.0, "its image cannot be pulled")
+    assert breaker.check("a", 30.0) is None
+    assert breaker.death("a", "first", 30.0) == FIRST_PAUSE_S
+
+
+def test_a_hold_does_not_forgive_the_deaths_before_it() -> None:
+    breaker = Breaker()
+    breaker.death("a", "first", 0.0)
+    breaker.hold("a", "its image cannot be pulled", 30.0, 10.0)
+    assert breaker.death("a", "second", 50.0) == 2 * FIRST_PAUSE_S

@@ -63,7 +63,8 @@ def sources(
         runtimes=lambda: [Offers(*engines)],
         instance_key=lambda instance_id, generation: f"{instance_id}-{generation}",
         allow_unlisted=lambda: False,
-        gpu_present=lambda: True,
+        gpu_present=lambda engine: True,
+        memory_estimate=lambda path, options: None,
     )
 
 
@@ -129,13 +130,14 @@ def test_whatever_may_make_a_failing_launch_succeed_changes_the_hash(model: Path
     seen = {before, planner.resolve(model, {"ctx_size": 1024}, given).config_hash}
     seen.add(planner.resolve(model, {}, sources(replace(BINARY, build="b9"))).config_hash)
     seen.add(planner.resolve(model, {}, sources(replace(BINARY, path="/opt/llama-server"))).config_hash)
+    seen.add(planner.resolve(model, {}, sources(replace(BINARY, digest="sha256:1"))).config_hash)
     seen.add(planner.resolve(model, {}, sources(EMBEDDED)).config_hash)
     os.utime(model, ns=(1, 1))
     seen.add(planner.resolve(model, {}, given).config_hash)
     model.write_bytes(b"GGUF and more")
     os.utime(model, ns=(1, 1))
     seen.add(planner.resolve(model, {}, given).config_hash)
-    assert len(seen) == 7
+    assert len(seen) == 8
 
 
 def plan(model: Path, options: Mapping[str, Any], **given: Any) -> LaunchPlan:
@@ -175,3 +177,25 @@ def test_an_engine_sees_the_devices_it_was_given(
     env = plan(model, options, gpu_devices=default).env
     assert set(env.values()) == ({devices} if devices else set())
     assert ("CUDA_VISIBLE_DEVICES" in env) == (devices is not None)
+
+
+def test_an_image_is_not_told_of_devices_since_those_it_may_use_are_attached(model: Path) -> None:
+    image = Engine("docker", "image", "example.org/llama:server-cuda", digest="sha256:1")
+    found = sources(image, gpu_devices="0,1")
+    resolved = planner.resolve(model, {"gpu_devices": "1"}, found)
+    made = planner.plan(some_instance("i7", model_path=model), 1, resolved, 0, found)
+    assert (made.env, made.port, made.engine.digest) == ({}, 0, "sha256:1")
+
+
+def test_whether_there_is_a_gpu_is_asked_of_the_engine_that_was_chosen(model: Path) -> None:
+    asked: list[Engine] = []
+    found = replace(sources(BINARY, EMBEDDED), gpu_present=lambda engine: bool(asked.append(engine)))
+    planner.resolve(model, {"engine": "embedded"}, found)
+    assert asked == [EMBEDDED]
+
+
+def test_a_plan_says_how_much_memory_is_expected(model: Path) -> None:
+    found = replace(sources(BINARY), memory_estimate=lambda path, options: options["ctx_size"] * 10)
+    resolved = planner.resolve(model, {"ctx_size": 1024}, found)
+    assert planner.plan(some_instance(model_path=model), 1, resolved, 1, found).memory_estimate == 10240
+    assert plan(model, {}).memory_estimate is None

@@ -72,7 +72,7 @@ def ready(client: Client, log: Path, **given: float) -> Facts:
 
 @pytest.fixture(autouse=True)
 def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(readiness, "FIRST_INTERVAL_S", 0.001)
+    monkeypatch.setattr(readiness, "SHORTEST_INTERVAL_S", 0.001)
     monkeypatch.setattr(readiness, "LONGEST_INTERVAL_S", 0.01)
 
 
@@ -108,6 +108,16 @@ def test_whatever_else_it_says_it_is_asked_again(tmp_path: Path, trouble: Any) -
 )
 def test_what_a_ready_engine_does_not_say_is_unknown(tmp_path: Path, props: Any) -> None:
     assert ready(Client(lambda _: 200, props), tmp_path / "log") == Facts(None, None)
+
+
+@pytest.mark.parametrize(
+    ("waited_s", "pause_s"), [(0.0, 0.02), (0.5, 0.02), (2.0, 0.04), (10.0, 0.2), (25.0, 0.5), (600.0, 0.5)]
+)
+def test_readiness_is_noticed_within_a_fiftieth_of_the_wait(
+    monkeypatch: pytest.MonkeyPatch, waited_s: float, pause_s: float
+) -> None:
+    monkeypatch.undo()
+    assert readiness.pause_s(waited_s) == pytest.approx(pause_s)
 
 
 def test_a_load_over_the_cap_names_the_variable(tmp_path: Path) -> None:
