@@ -8,7 +8,7 @@ from typing import Any, Generic, TypeVar
 
 from llamaman.core.store import Store
 from llamaman.errors import LaunchError
-from llamaman.records import Patch, Reject, SpecPatch
+from llamaman.records import Mount, Patch, Reject, SpecPatch
 
 _T = TypeVar("_T")
 
@@ -103,6 +103,8 @@ def united(patches: Iterable[Contribution[SpecPatch]]) -> SpecPatch:
     devices: dict[str, None] = {}
     groups: dict[str, None] = {}
     requests: list[Mapping[str, Any]] = []
+    mounts: dict[str, Contribution[Mount]] = {}
+    host_config: dict[str, Contribution[Any]] = {}
     for plugin, patch in ((each.plugin, each.value) for each in patches):
         if patch.image is not None:
             _agree("image", image, plugin, patch.image)
@@ -113,16 +115,24 @@ def united(patches: Iterable[Contribution[SpecPatch]]) -> SpecPatch:
         devices.update(dict.fromkeys(patch.devices))
         groups.update(dict.fromkeys(patch.groups))
         requests += [request for request in patch.device_requests if request not in requests]
+        for mount in patch.mounts:
+            _agree(f"mount at {mount.target}", mounts.get(mount.target), plugin, mount)
+            mounts.setdefault(mount.target, Contribution(plugin, mount))
+        for name, value in patch.host_config.items():
+            _agree(f"HostConfig {name}", host_config.get(name), plugin, value)
+            host_config.setdefault(name, Contribution(plugin, value))
     return SpecPatch(
         image=image.value if image else None,
         env={name: each.value for name, each in env.items()},
         devices=tuple(devices),
         groups=tuple(groups),
         device_requests=tuple(requests),
+        mounts=tuple(each.value for each in mounts.values()),
+        host_config={name: each.value for name, each in host_config.items()},
     )
 
 
-def _agree(what: str, before: Contribution[str] | None, plugin: str, value: str) -> None:
+def _agree(what: str, before: Contribution[_T] | None, plugin: str, value: _T) -> None:
     if before is not None and before.value != value:
         raise LaunchError(
             f"plugins '{before.plugin}' and '{plugin}' disagree about the container's {what} "

@@ -27,6 +27,7 @@ from llamaman.runtimes.engines import Probes, embedded_version, find_binary
 from llamaman.runtimes.exits import ExitPoller, Identity
 from llamaman.runtimes.isolation import missing_isolation
 from llamaman.runtimes.openmp import engine_environment
+from llamaman.runtimes.own_flags import own_flags
 from llamaman.runtimes.sandbox import Sandbox
 from llamaman.runtimes.spawn import User, find_user, spawn
 
@@ -262,7 +263,7 @@ class ProcessRuntime:
             )
         argv = [str(binary), "--model", str(plan.model_path), "--host", plan.host, "--port", str(plan.port)]
         argv += ["--alias", plan.alias, *plan.flags]
-        return argv + _own_flags(engine.flags or frozenset(), plan.flags)
+        return argv + own_flags(engine.flags or frozenset(), plan.flags)
 
     def _environment(self, plan: LaunchPlan) -> dict[str, str]:
         env = self._clean_environment()
@@ -287,18 +288,6 @@ class ProcessRuntime:
             "XDG_CONFIG_HOME": "/dev/null",
             "LANG": "C.UTF-8",
         }
-
-
-def _own_flags(known: frozenset[str], given: Sequence[str]) -> list[str]:
-    """What LlamaMan itself wants of a server, as far as this build knows it."""
-    flags: list[str] = []
-    if not {"--no-ui", "--no-webui"} & set(given):
-        flags += next(([flag] for flag in ("--no-ui", "--no-webui") if flag in known), [])
-    if "--log-colors" in known and "--log-colors" not in given:
-        flags += ["--log-colors", "off"]
-    if "--metrics" in known and "--metrics" not in given:
-        flags.append("--metrics")
-    return flags
 
 
 def _start_hint(kind: str, user: str | None) -> str:

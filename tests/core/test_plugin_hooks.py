@@ -43,7 +43,7 @@ from llamaman.core.hooks import Hooks
 from llamaman.core.setting import Setting
 from llamaman.core.store import Store
 from llamaman.hookspecs import HOOKS
-from llamaman.records import NOBODY, ContainerSpec, State
+from llamaman.records import NOBODY, ContainerSpec, Mount, State
 from llamaman_store_json import JsonStore
 
 LAUNCH = LaunchRequest(Path("/models/tiny.gguf"), {})
@@ -149,11 +149,30 @@ def test_hook_container_spec() -> None:
     )
 
 
+def test_what_plugins_add_to_a_container_is_united_and_what_they_agree_on_is_there_once() -> None:
+    one, two = Mount("/host/a", "/a"), Mount("/host/b", "/b")
+    first = SpecPatch(mounts=(one,), host_config={"ShmSize": 1, "Ulimits": [{"Name": "core"}]})
+    second = SpecPatch(mounts=(one, two), host_config={"ShmSize": 1, "Runtime": "nvidia"}, groups=("44",))
+    hooks = hooks_with(a=plugin(container_spec=lambda: first), b=plugin(container_spec=lambda: second))
+    assert hooks.container_spec(LAUNCH, SPEC) == SpecPatch(
+        mounts=(one, two),
+        groups=("44",),
+        host_config={"ShmSize": 1, "Ulimits": [{"Name": "core"}], "Runtime": "nvidia"},
+    )
+
+
 @pytest.mark.parametrize(
     ("first", "second", "what"),
     [
         (SpecPatch(image="x"), SpecPatch(image="y"), "image"),
         (SpecPatch(env={"A": "1"}), SpecPatch(env={"A": "2"}), "environment variable A"),
+        (SpecPatch(host_config={"ShmSize": 1}), SpecPatch(host_config={"ShmSize": 2}), "HostConfig ShmSize"),
+        (SpecPatch(mounts=(Mount("/a", "/m"),)), SpecPatch(mounts=(Mount("/b", "/m"),)), "mount at /m"),
+        (
+            SpecPatch(mounts=(Mount("/a", "/m"),)),
+            SpecPatch(mounts=(Mount("/a", "/m", False),)),
+            "mount at /m",
+        ),
     ],
 )
 def test_two_plugins_that_disagree_about_a_container_are_both_named(

@@ -151,8 +151,8 @@ def test_a_flag_of_no_table_may_name_a_model_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("kind", "said"),
     [("folder", "is a folder"), ("pipe", "is a pipe"), ("socket", "is a socket"), ("missing", "cannot be found"),
-     ("dangling", "is a link that leads nowhere"), ("circle", "is a link that leads nowhere"), ("device", "is a device"),
-     ("to-folder", "is a folder")],
+     ("dangling", "is a link that leads nowhere"), ("circle", "is a link that leads nowhere"),
+     ("device", "is a device"), ("to-folder", "is a folder")],
 )  # fmt: skip
 def test_what_is_no_regular_file_is_refused_with_what_it_is(
     tmp_path: Path, kind: str, said: str, as_flag: bool
