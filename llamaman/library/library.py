@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,14 @@ from llamaman.core.launch import ModelFacts
 from llamaman.core.store import Store
 from llamaman.errors import NotFound
 from llamaman.library.gguf import Header
+from llamaman.library.header_reader import HeaderReader
 from llamaman.library.names import find_name
 from llamaman.library.presets import Presets
-from llamaman.library.scan import Found, Scan, scan, unchanged
+from llamaman.library.scan import Found, Scan, has_unread, scan, unchanged
 from llamaman.records import ModelView
+
+#: Seconds until files that could not be read are tried again.
+RETRY_S = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -61,6 +66,7 @@ class Library:
         self._scanning = threading.Lock()
         self._snapshot = _snapshot(Scan((), frozenset(), {}, (), ()))
         self._scanned = False
+        self._tried = 0.0
         self._presets = Presets(store, allow_unlisted=allow_unlisted, model_file=self.model_file)
 
     # --- scanning ------------------------------------------------------------------------------------
@@ -69,11 +75,13 @@ class Library:
         """Walk the model folders now and return the new models. Blocks."""
         with self._scanning:
             before = self._snapshot
-            result = scan(self._folders, before.scan.headers)
+            with HeaderReader() as reader:
+                result = scan(self._folders, before.scan.headers, reader.read)
             for problem in sorted(set(result.problems) - set(before.scan.problems)):
                 _log.warning("model folders: %s", problem)
             after = self._snapshot = _snapshot(result)
             self._scanned = True
+            self._tried = time.monotonic()
         if self._events is not None and after.models != before.models:
             data = {
                 "added": sorted(after.by_name.keys() - before.by_name.keys()),
@@ -85,8 +93,12 @@ class Library:
         return after.models
 
     def refresh(self) -> bool:
-        """Rescan only if a folder or file changed since the last scan; True if it did. Blocks shortly."""
-        if self._scanned and unchanged(self._snapshot.scan):
+        """Rescan only if a folder or file changed since the last scan; True if it did. Blocks shortly.
+
+        Files that could not be read for a while (stuck storage) are tried again now and then.
+        """
+        rest = self._tried + RETRY_S > time.monotonic()
+        if self._scanned and unchanged(self._snapshot.scan) and (rest or not has_unread(self._snapshot.scan)):
             return False
         self.rescan()
         return True

@@ -10,12 +10,12 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamaman.core.config_values import has_controls
-from llamaman.library.gguf import BrokenHeader, Header, read_header
+from llamaman.library.gguf import BrokenHeader, Header
 from llamaman.library.names import quant_of, split_shard, unique_names
 from llamaman.records import ModelView
 
@@ -39,6 +39,7 @@ _NOT_MODELS = frozenset({"adapter", "imatrix", "mmproj"})
 
 Stamp = tuple[int, int]  #: size and modification time in nanoseconds
 Headers = dict[tuple[Path, Stamp], Header | BrokenHeader]
+ReadHeader = Callable[[Path], Header | BrokenHeader]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +84,7 @@ class _Folder:
     has_config: bool
 
 
-def scan(folders: Sequence[Path], known: Headers) -> Scan:
+def scan(folders: Sequence[Path], known: Headers, read_header: ReadHeader) -> Scan:
     """Walk the model folders.
 
     :param known: headers of an earlier scan.
@@ -96,7 +97,7 @@ def scan(folders: Sequence[Path], known: Headers) -> Scan:
     drafts: list[Found] = []
     for folder in visited:
         for group in _groups(folder.ggufs):
-            draft = _model(group, known, headers)
+            draft = _model(group, known, headers, read_header)
             if draft is not None:
                 drafts.append(draft)
         if folder.has_config and not folder.ggufs and folder.path not in folders:
@@ -118,6 +119,11 @@ def scan(folders: Sequence[Path], known: Headers) -> Scan:
 def unchanged(previous: Scan) -> bool:
     """Whether every folder and file is as the scan saw it; only asks the file system for sizes and times."""
     return all(_stamp(path) == stamp for path, stamp in previous.stamps)
+
+
+def has_unread(previous: Scan) -> bool:
+    """Whether a header could not be read for a reason that may pass."""
+    return any(isinstance(header, BrokenHeader) and header.passing for header in previous.headers.values())
 
 
 def _stamp(path: Path) -> Stamp:
@@ -198,7 +204,7 @@ def _groups(files: Sequence[_File]) -> Iterator[list[_File]]:
         yield sorted(members, key=lambda file: file.path.name)
 
 
-def _model(group: list[_File], known: Headers, headers: Headers) -> Found | None:
+def _model(group: list[_File], known: Headers, headers: Headers, read_header: ReadHeader) -> Found | None:
     """The model in a file or a set of shards, still without its unique name; None: it is no model."""
     first = group[0]
     shard = split_shard(first.path.stem)
@@ -212,9 +218,12 @@ def _model(group: list[_File], known: Headers, headers: Headers) -> Found | None
         return None
     if shard is None or shard[1] == 1:  # the other shards hold no facts about the model
         key = (first.path, first.stamp)
-        header = headers[key] = known.get(key) or read_header(first.path)
+        header = known.get(key)
+        if header is None or (isinstance(header, BrokenHeader) and header.passing):
+            header = read_header(first.path)
+        headers[key] = header
     if isinstance(header, BrokenHeader):
-        reason = reason or f"its header is broken: {header.reason}"
+        reason = reason or (header.reason if header.passing else f"its header is broken: {header.reason}")
     good = header if isinstance(header, Header) else None
     if good and (good.architecture == "clip" or good.type in _NOT_MODELS):
         return None

@@ -17,11 +17,11 @@ import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from llamaman.core.rights import set_no_new_privs
 from llamaman.errors import LaunchError
 from llamaman.runtimes import procfs
 from llamaman.runtimes.sandbox import Sandbox, enter
 
-_PR_SET_NO_NEW_PRIVS = 38
 _OOM_SCORE = 500
 
 _log = logging.getLogger(__name__)
@@ -131,11 +131,3 @@ def _settle(child: subprocess.Popen[bytes]) -> Spawned:
             str(_OOM_SCORE)
         )  # where it is forbidden the kernel alone chooses who dies for lack of memory
     return Spawned(child, started)
-
-
-def set_no_new_privs() -> bool:
-    """Forbid this thread and all it starts to gain rights by executing a file; False where unsupported."""
-    import ctypes
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    return bool(libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) == 0)

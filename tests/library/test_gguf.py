@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import struct
 import subprocess
@@ -10,14 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from llamaman.library.gguf import (
+from llamaman.library.gguf import BrokenHeader, Header, NotAHeader, header_of
+from llamaman.library.gguf_worker import (
     MAX_ELEMENTS,
     MAX_KEYS,
+    MAX_LAYERS,
     MAX_STRING_BYTES,
     MAX_TENSORS,
-    BrokenHeader,
-    Header,
-    read_header,
+    Broken,
+    read_facts,
+    to_json,
 )
 from llamaman.testing import write_tiny_model
 
@@ -44,6 +47,15 @@ def array(element: int, count: int, data: bytes = b"") -> bytes:
 def written(path: Path, data: bytes) -> Path:
     path.write_bytes(data)
     return path
+
+
+def read_header(path: Path) -> Header | BrokenHeader:
+    """What the reader makes of a file, without the process around it."""
+    try:
+        facts = read_facts(os.fspath(path))
+    except Broken as error:
+        facts = {"broken": str(error)}
+    return header_of(json.loads(to_json(facts)))
 
 
 def good(path: Path) -> Header:
@@ -83,7 +95,32 @@ class TestGoodFiles:
     def test_values_per_layer_are_not_taken_for_one_value(self, tmp_path: Path) -> None:
         data = head(2) + pair("general.architecture", STRING, text("a"))
         data += pair("a.attention.head_count", ARRAY, array(U32, 2, struct.pack("<II", 4, 8)))
-        assert good(written(tmp_path / "x.gguf", data)).head_count is None
+        header = good(written(tmp_path / "x.gguf", data))
+        assert header.head_count is None
+        assert header.numbers["attention.head_count"] == (4, 8)
+
+    def test_lists_are_kept_up_to_a_length_and_a_number(self, tmp_path: Path) -> None:
+        def lists(count: int, layers: int) -> Header:
+            data = head(count + 1)
+            for index in range(count):
+                values = array(U32, layers, struct.pack("<I", 7) * layers)
+                data += pair(f"a{index}.attention.head_count", ARRAY, values)
+            data += pair("general.architecture", STRING, text(f"a{count - 1}"))
+            return good(written(tmp_path / "x.gguf", data))
+
+        assert lists(1, MAX_LAYERS).numbers["attention.head_count"] == (7,) * MAX_LAYERS
+        assert lists(1, MAX_LAYERS + 1).numbers == {}
+        assert lists(4000, 1).numbers == {}  # kept of the first ones alone, which are of no architecture here
+
+    def test_bytes_of_layers_for_multi_token_prediction_are_told_apart(self, tmp_path: Path) -> None:
+        tensors = [("blk.0.x.weight", 0), ("blk.2.nextn.weight", 512), ("blk.1.x.weight", 64), ("y", 1024)]
+        data = head(3, len(tensors)) + pair("general.architecture", STRING, text("a"))
+        data += pair("a.block_count", U32, struct.pack("<I", 3))
+        data += pair("a.nextn_predict_layers", U32, struct.pack("<I", 1))
+        for name, offset in tensors:
+            data += text(name) + struct.pack("<IQIQ", 1, 8, 0, offset)
+        header = good(written(tmp_path / "x.gguf", data + bytes(2048)))
+        assert header.nextn_bytes == 512
 
     def test_names_hold_no_control_characters(self, tmp_path: Path) -> None:
         data = head(1) + pair("general.name", STRING, text("a\x1b[31m\nb"))
@@ -164,10 +201,12 @@ def test_the_largest_allowed_file_stays_within_time_and_memory(tmp_path: Path) -
                 file.seek(8 * (MAX_ELEMENTS // 2), os.SEEK_CUR)
         file.truncate()
     script = (
-        "import sys, resource, time; from pathlib import Path; from llamaman.library.gguf import read_header\n"
+        "import sys, resource, time; from llamaman.library.gguf_worker import Broken, read_facts\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; start = time.thread_time()\n"
-        "header = read_header(Path(sys.argv[1])); spent = time.thread_time() - start\n"
-        "print(type(header).__name__, spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
+        "try: read_facts(sys.argv[1]); kind = 'Header'\n"
+        "except Broken: kind = 'BrokenHeader'\n"
+        "spent = time.thread_time() - start\n"
+        "print(kind, spent, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)"
     )
     done = subprocess.run(
         [sys.executable, "-c", script, str(tmp_path / "x.gguf")],
@@ -204,3 +243,43 @@ def test_reading_leaves_no_descriptor_open(tmp_path: Path) -> None:
     for _ in range(50):
         read_header(path)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+RUBBISH: dict[str, object] = {
+    "no mapping": [],
+    "nothing": {},
+    "a count that is text": {
+        "general": {},
+        "numbers": {},
+        "tensors": "9",
+        "header_bytes": 1,
+        "nextn_bytes": 0,
+    },
+    "a negative count": {"general": {}, "numbers": {}, "tensors": -1, "header_bytes": 1, "nextn_bytes": 0},
+    "an unknown key": {"general": {}, "numbers": {"x": 1}, "tensors": 1, "header_bytes": 1, "nextn_bytes": 0},
+    "too many layers": {
+        "general": {},
+        "numbers": {"attention.head_count": [1] * (MAX_LAYERS + 1)},
+        "tensors": 1,
+        "header_bytes": 1,
+        "nextn_bytes": 0,
+    },
+}
+
+
+@pytest.mark.parametrize("answer", RUBBISH.values(), ids=RUBBISH.keys())
+def test_an_answer_of_another_shape_is_no_header(answer: object) -> None:
+    with pytest.raises(NotAHeader):
+        header_of(answer)
+
+
+def test_a_reason_cannot_smuggle_control_characters_or_a_novel() -> None:
+    header = header_of({"broken": "\x1b[2J" + "x" * 5000})
+    assert isinstance(header, BrokenHeader)
+    assert header.reason.isprintable()
+    assert len(header.reason) <= 200
+
+
+def test_what_the_worker_writes_is_json() -> None:
+    value = {"a": [1, True, None, 'quo"te\\ \n\x00 \x7f é 😀'], "b": {"c": -5}}
+    assert json.loads(to_json(value)) == value

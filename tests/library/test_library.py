@@ -15,8 +15,11 @@ from llamaman.core.config import Config
 from llamaman.core.launch import ModelFacts
 from llamaman.core.store import Changes, Delete, Document, Put
 from llamaman.errors import InvalidField, ModelNotFound, NotFound
-from llamaman.library import Library, gguf
+from llamaman.library import Library
+from llamaman.library import library as library_module
 from llamaman.library import scan as scanning
+from llamaman.library.gguf import BrokenHeader, Header
+from llamaman.library.header_reader import HeaderReader
 from llamaman.testing import write_tiny_model
 
 
@@ -205,23 +208,21 @@ class TestRescan:
         for number in range(500):
             (models / f"m{number:03}.gguf").write_bytes(data[:60_000])
             os.truncate(models / f"m{number:03}.gguf", 1 << 30)
-        read = [0, 0]
-        real = os.pread
+        read: list[Path] = []
+        real = HeaderReader.read
 
-        def counting(descriptor: int, size: int, offset: int) -> bytes:
-            part = real(descriptor, size, offset)
-            read[0] += 1
-            read[1] += len(part)
-            return part
+        def counting(reader: HeaderReader, path: Path) -> Header | BrokenHeader:
+            read.append(path)
+            return real(reader, path)
 
-        monkeypatch.setattr(gguf.os, "pread", counting)
+        monkeypatch.setattr(HeaderReader, "read", counting)
         library = opened(models)
-        assert len(library.models()) == 500
-        assert read[1] <= 500 * (256 << 10)
-        read[:] = [0, 0]
+        assert all(model.runnable for model in library.models())
+        assert len(library.models()) == len(read) == 500
+        read.clear()
         assert not library.refresh()
         library.rescan()
-        assert read == [0, 0]
+        assert read == []
 
     def test_refresh_sees_every_kind_of_change(self, models: Path, tiny: Path) -> None:
         library = opened(models)
@@ -234,6 +235,20 @@ class TestRescan:
         (models / "sub" / "a.gguf").unlink()
         assert library.refresh()
         assert library.models() == ()
+        assert not library.refresh()
+
+    def test_a_file_that_could_not_be_read_is_tried_again_after_a_while(
+        self, models: Path, tiny: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        copy(tiny, models / "a.gguf")
+        with monkeypatch.context() as patch:
+            patch.setattr(HeaderReader, "read", lambda *_: BrokenHeader("its storage is stuck", passing=True))
+            library = opened(models)
+        assert library.reason(models / "a.gguf") == "its storage is stuck"
+        assert not library.refresh()
+        monkeypatch.setattr(library_module, "RETRY_S", 0.0)
+        assert library.refresh()
+        assert library.find("a").runnable
         assert not library.refresh()
 
     def test_a_change_is_told(self, models: Path, tiny: Path) -> None:
