@@ -87,9 +87,9 @@ class Stream(Generic[T], Iterator[T]):
                 self._release()
                 raise
             except (DaemonGone, ValueError) as error:  # ValueError: reading what was closed meanwhile
-                raise self._broken(error) from error
+                raise self._broken(error) from None
             except transport_errors() as error:
-                raise self._broken(error) from error
+                raise self._broken(error) from None
 
     def _broken(self, error: Exception) -> Exception:
         """What the reader is told after the connection ended in the midst."""
