@@ -1,8 +1,8 @@
 """Memory and CPU ceilings for engine processes through control groups, where this machine lets us.
 
 For the process runtime. Both generations of the kernel's interface are used; a group is made per start,
-beside or below our own, and removed when the engine has ended. Nothing here raises: what cannot be enforced
-is reported by :func:`enforceable`.
+beside or below our own, and removed when the engine has ended; what an engine of an earlier manager left is
+removed by :func:`sweep`. Nothing here raises: what cannot be enforced is reported by :func:`enforceable`.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -19,6 +20,9 @@ from typing import Final
 _ROOT = Path("/sys/fs/cgroup")
 _PERIOD_US = 100_000
 _CONTROLLERS: Final = {"memory": "memory", "cpus": "cpu"}
+_PREFIX = "llamaman-"
+#: A younger group may belong to a start that is about to move its process there.
+_SWEEP_AFTER_S = 60.0
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +33,33 @@ class _Parent:
 
     folder: Path
     unified: bool
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """The limits of one group; None where there is none."""
+
+    memory_bytes: int | None = None
+    cpus: float | None = None
+
+
+def group_name(instance_id: str, generation: int) -> str:
+    """The name of the group of one start."""
+    safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in instance_id)
+    return f"{_PREFIX}{safe[:64]}-{generation}"
+
+
+def memory_total() -> int:
+    """Bytes that all of us may use together: the machine's, or less where our own group has a limit."""
+    most = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    for own, unified in _own_groups("memory"):
+        if unified:
+            folders = [folder for folder in (own, *own.parents) if folder.is_relative_to(_ROOT)]
+            given = [_figure(folder / "memory.max") for folder in folders]
+        else:
+            given = [_figure(own / "memory.stat", "hierarchical_memory_limit")]
+        most = min([most, *(limit for limit in given if limit is not None)])
+    return most
 
 
 def enforceable() -> frozenset[str]:
@@ -61,6 +92,32 @@ def killed_for_memory(name: str) -> bool | None:
     except (OSError, ValueError):
         return None
     return counters.get("oom_kill", "0") != "0"
+
+
+def in_force(name: str) -> InForce:
+    """What limits the group of that name now."""
+    memory, cpus = _parent("memory"), _parent("cpu")
+    limit = quota = period = None
+    if memory is not None:
+        limit = _figure(memory.folder / name / ("memory.max" if memory.unified else "memory.limit_in_bytes"))
+    if cpus is not None and cpus.unified:
+        quota, period = _pair(cpus.folder / name / "cpu.max")
+    elif cpus is not None:
+        quota = _figure(cpus.folder / name / "cpu.cfs_quota_us")
+        period = _figure(cpus.folder / name / "cpu.cfs_period_us")
+    return InForce(limit, quota / period if quota and quota > 0 and period else None)
+
+
+def sweep(older_than_s: float = _SWEEP_AFTER_S) -> None:
+    """Remove groups without processes, which engines leave that end while no manager watches."""
+    for controller in _CONTROLLERS.values():
+        parent = _parent(controller)
+        if parent is None:
+            continue
+        for folder in parent.folder.glob(f"{_PREFIX}*"):
+            with contextlib.suppress(OSError):  # in use (the kernel says so), or gone already
+                if time.time() - folder.stat().st_mtime >= older_than_s:
+                    folder.rmdir()
 
 
 def remove(name: str) -> None:
@@ -109,21 +166,43 @@ def _limit(controller: str, name: str, pid: int, files: Mapping[bool, Mapping[st
     return True
 
 
-@cache
-def _parent(controller: str) -> _Parent | None:
-    """Where groups with this controller can be made: our own group or the one above it. Found once."""
+def _figure(file: Path, key: str | None = None) -> int | None:
+    """A number from a file of a group, by its key where it has several; None: no such file, or no limit."""
+    try:
+        text = file.read_text()
+        if key is not None:
+            text = dict(line.split(maxsplit=1) for line in text.splitlines())[key]
+        return int(text)
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def _pair(file: Path) -> tuple[int | None, int | None]:
+    try:
+        first, second = file.read_text().split()
+        return int(first), int(second)
+    except (OSError, ValueError):
+        return None, None
+
+
+def _own_groups(controller: str) -> Iterator[tuple[Path, bool]]:
+    """Our own groups that may have this controller, and whether they are of the unified hierarchy."""
     try:
         lines = Path("/proc/self/cgroup").read_text().splitlines()
     except OSError:
-        return None
+        return
     for line in lines:
         _, names, path = line.split(":", 2)
         if controller in names.split(","):
-            own, unified = _ROOT / controller / path.lstrip("/"), False
+            yield _ROOT / controller / path.lstrip("/"), False
         elif not names:
-            own, unified = _ROOT / path.lstrip("/"), True
-        else:
-            continue
+            yield _ROOT / path.lstrip("/"), True
+
+
+@cache
+def _parent(controller: str) -> _Parent | None:
+    """Where groups with this controller can be made: our own group or the one above it. Found once."""
+    for own, unified in _own_groups(controller):
         # Below us in the unified hierarchy is allowed only for a root group, hence also beside us.
         for folder in (own, own.parent) if unified else (own,):
             if folder.is_relative_to(_ROOT) and _usable(folder, controller, unified=unified):
@@ -142,7 +221,7 @@ def _usable(folder: Path, controller: str, *, unified: bool) -> bool:
             return False
     if not os.access(folder / "cgroup.procs", os.W_OK):
         return False
-    trial = folder / f"llamaman-trial-{os.getpid()}"
+    trial = folder / f"{_PREFIX}trial-{os.getpid()}"
     try:
         trial.mkdir()
     except OSError:

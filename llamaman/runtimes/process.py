@@ -1,6 +1,7 @@
 """The process runtime: engines as child processes, found and kept after a restart of the manager.
 
-Implements :class:`llamaman.runtime.Runtime` for two engines, a llama-server binary and the embedded one.
+Implements :class:`llamaman.runtime.Runtime` and :class:`llamaman.runtime.MeasuresEngines` for two engines, a
+llama-server binary and the embedded one.
 Every engine runs in a session of its own, with a clean environment that carries our marks, and outlives the
 manager unless it is stopped. All methods may block, and may be called from any thread but the event loop's.
 """
@@ -20,14 +21,16 @@ from dataclasses import replace
 from pathlib import Path
 
 from llamaman.errors import LaunchError
-from llamaman.records import Address, Engine, Exit, Handle, LaunchPlan
+from llamaman.records import Address, Engine, Exit, Handle, LaunchPlan, ResourceUse
 from llamaman.runtimes import embedded, limits, logfiles, procfs, sandbox
 from llamaman.runtimes.causes import START_MARK
+from llamaman.runtimes.ceiling import memory_ceiling
 from llamaman.runtimes.engines import Probes, embedded_version, find_binary
 from llamaman.runtimes.exits import ExitPoller, Identity
 from llamaman.runtimes.isolation import missing_isolation
 from llamaman.runtimes.openmp import engine_environment
 from llamaman.runtimes.own_flags import own_flags
+from llamaman.runtimes.process_usage import ProcessUsage
 from llamaman.runtimes.sandbox import Sandbox
 from llamaman.runtimes.spawn import User, find_user, spawn
 
@@ -64,6 +67,7 @@ class ProcessRuntime:
         self._home.mkdir(mode=0o755, exist_ok=True)
         self._probes = Probes(state_dir, self._clean_environment())
         self._exits = ExitPoller()
+        self._usage = ProcessUsage()
 
     # --- what can run here -----------------------------------------------------------------------
 
@@ -115,7 +119,8 @@ class ProcessRuntime:
         argv = self._argv(plan)
         env = self._environment(plan)
         user = self._user()
-        group = _group_name(plan.instance_id, plan.generation)
+        limits.sweep()
+        group = limits.group_name(plan.instance_id, plan.generation)
         output = logfiles.open_log(plan.log_path)
         try:
             os.write(output, _start_line(plan))
@@ -131,8 +136,8 @@ class ProcessRuntime:
         finally:
             os.close(output)
         pid = spawned.child.pid
-        if plan.memory_bytes is not None or plan.cpus is not None:
-            limits.apply(group, pid, memory_bytes=plan.memory_bytes, cpus=plan.cpus)
+        most = plan.memory_bytes or memory_ceiling(limits.memory_total())
+        limits.apply(group, pid, memory_bytes=most, cpus=plan.cpus)
         self._exits.adopt_child(spawned.child, spawned.started, lambda exit_: _complete(exit_, group))
         return Handle(plan.instance_id, plan.generation, pid, spawned.started, _address(plan))
 
@@ -170,7 +175,7 @@ class ProcessRuntime:
                 ended[0] = replace(ended[0], oom=False)
         finally:
             cancel()
-        limits.remove(_group_name(handle.instance_id, handle.generation))
+        limits.remove(_group(handle))
         return ended[0]
 
     def watch(self, handle: Handle, on_exit: Callable[[Exit], None]) -> Callable[[], None]:
@@ -179,12 +184,25 @@ class ProcessRuntime:
         if identity is None:
             on_exit(Exit(None, None, time.time()))
             return lambda: None
-        return self._exits.watch(identity, on_exit)
+        return self._exits.watch(identity, lambda exit_: on_exit(_with_cause(exit_, handle)))
 
     def inspect(self, handle: Handle) -> Exit | None:
         """None while it runs."""
         identity = _identity(handle)
-        return Exit(None, None, time.time()) if identity is None else self._exits.ended(identity)
+        if identity is None:
+            return Exit(None, None, time.time())
+        exit_ = self._exits.ended(identity)
+        return None if exit_ is None else _with_cause(exit_, handle)
+
+    def usage(self, handle: Handle) -> ResourceUse | None:
+        """What it and its children use; a share of the processors is known from the second call on."""
+        identity = _identity(handle)
+        return None if identity is None else self._usage.usage(identity, _group(handle))
+
+    def anonymous_bytes(self, handle: Handle) -> int | None:
+        """Memory of it and its children that is no file's."""
+        identity = _identity(handle)
+        return None if identity is None else self._usage.anonymous_bytes(identity)
 
     def find(self, node: str, install: str) -> Sequence[Handle]:
         """The engines that a manager of this node and installation left running, by the marks they carry.
@@ -334,9 +352,8 @@ def _identity(handle: Handle) -> Identity | None:
     return handle.pid, handle.started
 
 
-def _group_name(instance_id: str, generation: int) -> str:
-    safe = "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in instance_id)
-    return f"llamaman-{safe[:64]}-{generation}"
+def _group(handle: Handle) -> str:
+    return limits.group_name(handle.instance_id, handle.generation)
 
 
 def _complete(exit_: Exit, group: str) -> Exit:
@@ -344,6 +361,13 @@ def _complete(exit_: Exit, group: str) -> Exit:
     oom = limits.killed_for_memory(group) if exit_.signal == signal.SIGKILL else None
     limits.remove(group)
     return replace(exit_, oom=oom)
+
+
+def _with_cause(exit_: Exit, handle: Handle) -> Exit:
+    """How an engine that was never our child ended is unknown, but for what its control group remembers."""
+    if exit_.code is None and exit_.signal is None and exit_.oom is None:
+        return replace(exit_, oom=limits.killed_for_memory(_group(handle)))
+    return exit_
 
 
 def _marked(process: procfs.Process, environ: Mapping[str, str], node: str, install: str) -> Handle | None:

@@ -16,6 +16,7 @@ class Process:
     """One process at one moment.
 
     :ivar started: the kernel's start time in clock ticks since boot; with the pid it identifies a process.
+    :ivar cpu_ticks: clock ticks that it and its ended children have spent on a processor.
     """
 
     pid: int
@@ -23,6 +24,7 @@ class Process:
     group: int
     session: int
     started: int
+    cpu_ticks: int
 
     @property
     def alive(self) -> bool:
@@ -43,7 +45,30 @@ def read(pid: int) -> Process | None:
         group=int(fields[2]),
         session=int(fields[3]),
         started=int(fields[19]),
+        cpu_ticks=sum(map(int, fields[11:15])),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What one process holds in main memory, in bytes.
+
+    :ivar anonymous: its own, which no file stands for.
+    :ivar shared: shared memory, and files in memory-backed file systems.
+    """
+
+    anonymous: int
+    shared: int
+
+
+def memory(pid: int) -> Memory | None:
+    """The memory of that process now; None for a zombie, which has none."""
+    found = {}
+    for line in _contents(pid, "status").splitlines():
+        name, _, value = line.partition(b":")
+        if name in (b"RssAnon", b"RssShmem"):
+            found[name] = int(value.split()[0]) << 10
+    return Memory(found[b"RssAnon"], found[b"RssShmem"]) if len(found) == 2 else None
 
 
 def environ(pid: int) -> Mapping[str, str]:
