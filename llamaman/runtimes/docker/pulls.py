@@ -25,6 +25,7 @@ AT_ONCE: Final = 3
 #: Ended pulls that are still shown.
 KEPT: Final = 20
 _REPORT_S: Final = 1.0
+_WAITING: Final = "waiting to pull image"
 
 State = Literal["queued", "pulling", "extracting", "done", "error"]
 Report = Callable[[str], None]
@@ -107,19 +108,21 @@ class Pulls:
         """
         future: Future[None] = Future()
         with self._lock:
+            running = self._jobs.get(name.canonical)
+        # Told before it can be told of what comes next, and without a lock that the listener might wait for.
+        _tell(report, running.pull.message if running else _WAITING)
+        with self._lock:
             if self._closed:
                 raise _stopped(name)
             job = self._jobs.get(name.canonical)
             if job is None:
-                job = _Job(name, Pull(str(name), "queued", None, "waiting to pull image", None, time.time()))
+                job = _Job(name, Pull(str(name), "queued", None, _WAITING, None, time.time()))
                 self._jobs[name.canonical] = job
                 self._queue.append(job)
                 if self._threads < AT_ONCE:
                     self._threads += 1
                     threading.Thread(target=self._work, name="image-pull", daemon=True).start()
             job.waiting.append((future, report))
-            message = job.pull.message
-        _tell(report, message)
         return future
 
     def views(self) -> tuple[Pull, ...]:
