@@ -12,6 +12,7 @@ import os
 import re
 import shutil
 import stat
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -21,6 +22,7 @@ ROTATE_AT_BYTES = 10 << 20
 KEPT_FILES = 3
 _READ_AT_ONCE = 256 << 10
 _LONGEST_LINE = 16 << 10
+_rotating = threading.Lock()  # two who copy and cut one file at once would lose what it held
 
 #: Control characters, and those that reorder text or hide in it: a terminal or a page would obey them.
 _UNSAFE = re.compile(
@@ -93,6 +95,11 @@ def rotate_if_large(path: Path, *, at_bytes: int = ROTATE_AT_BYTES, keep: int = 
 
     :raises OSError: no space for the copy; then nothing was cut.
     """
+    with _rotating:
+        return _rotate_if_large(path, at_bytes, keep)
+
+
+def _rotate_if_large(path: Path, at_bytes: int, keep: int) -> bool:
     try:
         source = _open_to_read(path, os.O_RDWR)
     except FileNotFoundError:
@@ -164,9 +171,9 @@ def tail(path: Path, lines: int = 100, max_bytes: int = _READ_AT_ONCE) -> list[s
         data = _last_bytes(candidate, max_bytes - len(data)) + data
     found = data.split(b"\n")
     ends_open = found.pop()
-    result = [_line(raw) + "\n" for raw in found]
+    result = [readable(raw) + "\n" for raw in found]
     if ends_open:
-        result.append(_line(ends_open))
+        result.append(readable(ends_open))
     return result[-lines:] if lines > 0 else []
 
 
@@ -214,11 +221,12 @@ class Follower:
         if len(self._partial) > _LONGEST_LINE:  # a line without an end must not gather in memory
             pieces.append(self._partial)
             self._partial = b""
-        lines = [_line(raw) + "\n" for raw in pieces]
+        lines = [readable(raw) + "\n" for raw in pieces]
         return [self.LOST, *lines] if lost else lines
 
 
-def _line(raw: bytes) -> str:
+def readable(raw: bytes) -> str:
+    """A line as it may be shown: without its end, cut to 16 KiB, escaped."""
     if len(raw) > _LONGEST_LINE:
         raw = raw[:_LONGEST_LINE] + b" [...]"
     return escape(raw.removesuffix(b"\r").decode(errors="replace"))

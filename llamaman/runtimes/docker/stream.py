@@ -219,6 +219,19 @@ def log_start(since: str | None) -> str | None:
     return f"{anchor // _SECOND}.{anchor % _SECOND:09d}"
 
 
+def since_moment(nanoseconds: int) -> str:
+    """The ``since`` of everything from a moment (since 1970) on."""
+    return f"{max(nanoseconds, 0)}+0"
+
+
+def newest(since: str) -> int:
+    """Nanoseconds since 1970: the newest time stamp up to the piece with this ``since``.
+
+    Too high by at most a second for what is older than a second after the moment from which reading began.
+    """
+    return int(since.partition("+")[0]) + _SECOND
+
+
 class _LogPlace:
     """Where a reader is in a log, so that another can go on there.
 
