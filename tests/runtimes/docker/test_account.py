@@ -34,6 +34,10 @@ def test_a_file_for_its_group_is_read_by_nobody_in_that_group() -> None:
     assert account(Stat(0o100640, 0, 50), Stat(0o100640, 0, 44), Stat(0o100644)) == Account(groups=(44, 50))
 
 
+def test_a_file_for_nobodys_own_group_needs_no_further_one() -> None:
+    assert account(Stat(0o100640, 0, NOBODY)) == Account(NOBODY, NOBODY, ())
+
+
 def test_a_file_for_its_owner_alone_is_read_by_that_owner() -> None:
     assert account(Stat(0o100600, 1000, 1001)) == Account(1000, 1001, ())
     assert account(Stat(0o100600, 1000, 1001), Stat(0o100640, 0, 44)) == Account(1000, 1001, (44,))

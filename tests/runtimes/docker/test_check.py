@@ -127,6 +127,7 @@ FORBIDDEN: list[tuple[str, Any]] = [
     ("DeviceRequests", [{"Count": 1, "Capabilities": [["gpu"]], "Options": {"a": "b"}}]),
     ("GroupAdd", ["docker"]),
     ("GroupAdd", ["-1"]),
+    ("GroupAdd", ["4294967295"]),
     ("GroupAdd", [44]),
     ("Mounts", []),
     ("Mounts", mounted()[:1]),

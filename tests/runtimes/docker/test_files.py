@@ -92,6 +92,12 @@ def test_files_that_flags_name_are_mounted_and_the_flags_follow(tmp_path: Path) 
     assert seen(files) == wanted
 
 
+def test_a_short_flag_ends_the_values_of_the_one_before(tmp_path: Path) -> None:
+    model, projector = make(tmp_path / "tiny.gguf"), make(tmp_path / "mmproj.gguf")
+    files = engine_files(plan(model, "--ctx-size", "2048", "-mm", str(projector), "-r", str(projector)))
+    assert files.flags == ("--ctx-size", "2048", "-mm", "/models/mmproj.gguf", "-r", str(projector))
+
+
 def test_two_files_of_one_name_get_different_places(tmp_path: Path) -> None:
     model, adapter, draft = (make(tmp_path / folder / "tiny.gguf") for folder in "abc")
     files = engine_files(
