@@ -12,19 +12,26 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
 
 from llamaman.core.config import Config
+from llamaman.core.extra_args import parse_extra_args
+from llamaman.core.extra_args_table import PATH_FLAGS
 from llamaman.core.launch import ModelFacts
 from llamaman.core.store import Store
-from llamaman.errors import NotFound
+from llamaman.errors import InvalidField, NotFound
+from llamaman.library import fit
 from llamaman.library.gguf import Header
 from llamaman.library.header_reader import HeaderReader
 from llamaman.library.names import find_name
 from llamaman.library.presets import Presets
 from llamaman.library.scan import Found, Scan, has_unread, scan, unchanged
 from llamaman.records import ModelView
+
+#: Flags whose file is a model that runs beside the model.
+DRAFT_FLAGS = frozenset({"-md", "--model-draft", "--spec-draft-model"})
 
 #: Seconds until files that could not be read are tried again.
 RETRY_S = 60.0
@@ -48,6 +55,7 @@ class _Snapshot:
     by_path: Mapping[Path, Found]
     runnable: tuple[str, ...]
     by_file_name: Mapping[str, tuple[Path, ...]]
+    sizes: Mapping[Path, int]
 
 
 class Library:
@@ -154,6 +162,33 @@ class Library:
             return ModelFacts()
         return ModelFacts(nextn_layers=found.header.nextn_layers, context_length=found.header.context_length)
 
+    def memory_estimate(self, path: Path, options: Mapping[str, Any]) -> int | None:
+        """Bytes that a launch of a scanned model takes with all its files; None where that cannot be told.
+
+        :param options: launch options as resolved; absent ones have their defaults.
+        """
+        snapshot = self._snapshot
+        try:
+            extra = parse_extra_args(
+                options.get("extra_args") or "", allow_unlisted=True, is_model_file=self.model_file
+            )
+        except InvalidField:  # such a launch is refused
+            return None
+        run = fit.run_of(options, extra)
+        parts = [_needs(snapshot, path, run)]
+        projector = options.get("mmproj") and self.model_file(options["mmproj"])
+        if options.get("mmproj"):
+            parts.append(snapshot.sizes.get(projector) if projector else None)
+        for name, value in pairwise(extra):
+            if name in DRAFT_FLAGS:
+                parts.append(_needs(snapshot, Path(value), fit.draft_run(run, extra)))
+            elif name in PATH_FLAGS:
+                scaled = PATH_FLAGS[name]
+                files = (part.rpartition(":")[0] if scaled else part for part in value.split(","))
+                parts += (snapshot.sizes.get(Path(file)) for file in files)
+        known = [part for part in parts if part is not None]
+        return sum(known) if len(known) == len(parts) else None
+
     def model_file(self, text: str) -> Path | None:
         """The scanned GGUF file (projector, adapter, draft model ...) that a user's text names, or None.
 
@@ -218,6 +253,13 @@ class Library:
         self._events.publish("presets", what, {"model": name}, actor=actor, reason=f"the preset was {what}")
 
 
+def _needs(snapshot: _Snapshot, path: Path, run: fit.Run) -> int | None:
+    found = snapshot.by_path.get(path)
+    if found is None or not isinstance(found.header, Header):
+        return None
+    return fit.estimate(found.header, found.view.size, run)
+
+
 def _snapshot(result: Scan) -> _Snapshot:
     by_file_name: dict[str, tuple[Path, ...]] = {}
     for path in result.files:
@@ -229,4 +271,5 @@ def _snapshot(result: Scan) -> _Snapshot:
         by_path={path: found for found in result.found for path in found.view.files},
         runnable=tuple(found.view.name for found in result.found if found.view.runnable),
         by_file_name=by_file_name,
+        sizes={path: stamp[0] for path, stamp in result.stamps},
     )

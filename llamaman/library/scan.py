@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from llamaman.core.config_values import has_controls
+from llamaman.library.fit import ENCODERS
 from llamaman.library.gguf import BrokenHeader, Header
 from llamaman.library.names import quant_of, split_shard, unique_names
 from llamaman.records import ModelView
@@ -22,19 +23,6 @@ from llamaman.records import ModelView
 MAX_ENTRIES = 200_000
 MAX_DEPTH = 16
 
-#: Architectures that only ever embed; others say so with a pooling type.
-_EMBEDDING_ARCHITECTURES = frozenset(
-    {
-        "bert",
-        "nomic-bert",
-        "nomic-bert-moe",
-        "jina-bert-v2",
-        "jina-bert-v3",
-        "neo-bert",
-        "modern-bert",
-        "t5encoder",
-    }
-)
 _NOT_MODELS = frozenset({"adapter", "imatrix", "mmproj"})
 
 Stamp = tuple[int, int]  #: size and modification time in nanoseconds
@@ -244,7 +232,7 @@ def _model(group: list[_File], known: Headers, headers: Headers, read_header: Re
 
 
 def _embeds(header: Header) -> bool:
-    return header.architecture in _EMBEDDING_ARCHITECTURES or (header.pooling_type or 0) > 0
+    return header.architecture in ENCODERS or (header.pooling_type or 0) > 0
 
 
 def _huggingface(folder: Path) -> Found:

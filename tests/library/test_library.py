@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import pytest
 
 from llamaman.core.config import Config
 from llamaman.core.launch import ModelFacts
-from llamaman.core.store import Changes, Delete, Document, Put
 from llamaman.errors import InvalidField, ModelNotFound, NotFound
 from llamaman.library import Library
 from llamaman.library import library as library_module
@@ -22,35 +21,7 @@ from llamaman.library.gguf import BrokenHeader, Header
 from llamaman.library.header_reader import HeaderReader
 from llamaman.testing import write_tiny_model
 
-
-class MemoryStore:
-    """The Store contract in a dictionary, as far as presets use it."""
-
-    def __init__(self) -> None:
-        self.documents: dict[str, Document] = {}
-
-    def get(self, collection: str, key: str) -> Document | None:
-        return self.documents.get(key)
-
-    def list(self, collection: str) -> Any:
-        return list(self.documents.values())
-
-    def put(self, collection: str, key: str, value: Any, *, expected: int | None = None) -> int:
-        self.documents[key] = Document(key, len(self.documents) + 1, value)
-        return len(self.documents)
-
-    def delete(self, collection: str, key: str, *, expected: int | None = None) -> bool:
-        return self.documents.pop(key, None) is not None
-
-    def batch(self, collection: str, operations: Sequence[Put | Delete]) -> Any:
-        raise NotImplementedError
-
-    def watch(self, collection: str, since: int) -> Changes:
-        return Changes(1, tuple(self.documents.values()), (), resync=since == 0)
-
-    def probe(self) -> None: ...
-
-    def close(self) -> None: ...
+from .conftest import MemoryStore
 
 
 class Events:
