@@ -232,8 +232,10 @@ def _host_config(plan: LaunchPlan, facts: Facts, limits: Limits) -> dict[str, An
     if gpu and patch.devices:
         host["Devices"] = [_device(path) for path in patch.devices]
     if gpu and patch.device_requests:
-        host["DeviceRequests"] = [dict(request) for request in patch.device_requests]
-    host.update({name: value for name, value in patch.host_config.items() if gpu or name not in _GPU_FIELDS})
+        host["DeviceRequests"] = [copy.deepcopy(dict(request)) for request in patch.device_requests]
+    for name, value in patch.host_config.items():
+        if gpu or name not in _GPU_FIELDS:
+            host[name] = copy.deepcopy(value)
     return host
 
 
