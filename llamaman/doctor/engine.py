@@ -1,4 +1,4 @@
-"""Whether there is something that can run a model, found out by running it."""
+"""Where engines are processes: whether there is one that can run a model, found out by running it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,6 @@ _INSTALL = (
 
 def check_engine(config: Config) -> list[Finding]:
     """Every engine is asked for its version, as a child process with a clean environment."""
-    if config.runtime == "docker":
-        what = "LLAMAMAN_RUNTIME is 'docker', and this LlamaMan runs engines as processes only"
-        return [fail(CHECK, what, "unset LLAMAMAN_RUNTIME, or set it to 'process'")]
     found = []
     binary = find_binary(config.llama_server_bin)
     if binary is not None:

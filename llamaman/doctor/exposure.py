@@ -11,13 +11,13 @@ from urllib.parse import urlsplit
 
 from llamaman.core.addresses import is_loopback_host
 from llamaman.core.config import Config
+from llamaman.core.docker_choice import SOCKET
 from llamaman.core.in_docker import detect_in_docker
 from llamaman.doctor.finding import Finding, fail, ok, skip, warn
 from llamaman.runtimes import sandbox
 from llamaman.runtimes.engines import find_binary
 from llamaman.runtimes.isolation import missing_isolation
 
-DOCKER_SOCKET = Path("/var/run/docker.sock")
 #: A trusted network of more addresses than this is rather the internet than a proxy.
 _PROXY_ADDRESSES = 1 << 16
 
@@ -76,21 +76,57 @@ def check_proxies(config: Config) -> list[Finding]:
     return [ok("proxies", f"X-Forwarded-* headers count from {names}")]
 
 
-def check_docker(socket: Path = DOCKER_SOCKET) -> list[Finding]:
-    """Whether whoever takes over LlamaMan also has Docker, which is root on the host."""
-    network = skip("network", "no Docker runtime")
+def check_docker(socket: Path | None = SOCKET, *, used: bool = False) -> list[Finding]:
+    """Whether whoever takes over LlamaMan also has Docker, which is root on the host.
+
+    :param socket: of the daemon; None: it is reached over a network.
+    :param used: engines run in its containers.
+    """
+    if used:
+        return [_docker_in_use(socket)]
+    network = skip("network", "engines do not run in containers")
+    try:
+        status = (SOCKET if socket is None else socket).stat()
+    except OSError:
+        return [ok("docker", "there is no Docker socket here"), network]
+    if not stat.S_ISSOCK(status.st_mode) or not os.access(socket or SOCKET, os.R_OK | os.W_OK):
+        return [ok("docker", f"the Docker socket {socket} is closed to this account"), network]
+    what = f"this account may use the Docker socket {socket} {_how(status)}, which is {_power(status)}"
+    cure = "engines run as processes and need no Docker: take the socket or the group away from this account"
+    return [warn("docker", what, cure), network]
+
+
+def _docker_in_use(socket: Path | None) -> Finding:
+    cure = (
+        "treat LlamaMan's account and its administrators as root there; put a proxy before the socket that checks the "
+        "body of 'create', or use rootless Docker"
+    )
+    if socket is None:
+        return warn(
+            "docker",
+            "engines run in containers of another machine: whoever takes over LlamaMan is root there",
+            cure,
+        )
     try:
         status = socket.stat()
     except OSError:
-        return [ok("docker", "there is no Docker socket here"), network]
-    if not stat.S_ISSOCK(status.st_mode) or not os.access(socket, os.R_OK | os.W_OK):
-        return [ok("docker", f"the Docker socket {socket} is closed to this account"), network]
-    how = "as root"
-    if os.geteuid() != 0:
-        how = f"through the group {_group(status.st_gid)}"
-    what = f"this account may use the Docker socket {socket} {how}, which is root on the host"
-    cure = "engines run as processes and need no Docker: take the socket or the group away from this account"
-    return [warn("docker", what, cure), network]
+        return ok("docker", f"the Docker socket {socket} cannot be used, so nobody becomes root by it")
+    what = (
+        f"LlamaMan uses the Docker socket {socket} {_how(status)} to run engines: whoever takes over LlamaMan is "
+        f"{_power(status)}"
+    )
+    return warn("docker", what, cure)
+
+
+def _how(status: os.stat_result) -> str:
+    if os.geteuid() == 0:
+        return "as root"
+    return "as its owner" if status.st_uid == os.geteuid() else f"through the group {_group(status.st_gid)}"
+
+
+def _power(status: os.stat_result) -> str:
+    """Whoever has a daemon's socket may do what the daemon's account may; a rootless one has another owner."""
+    return "root on the host" if status.st_uid == 0 else f"uid {status.st_uid} on the host"
 
 
 def check_cluster(config: Config) -> list[Finding]:
@@ -101,8 +137,17 @@ def check_cluster(config: Config) -> list[Finding]:
     return [ok("cluster-secret", "the cluster's secret is never accepted as a header over plain HTTP")]
 
 
-def check_isolation(config: Config) -> list[Finding]:
-    """What separates an engine, which reads files from strangers, from this machine."""
+def check_isolation(config: Config, *, contained: bool = False) -> list[Finding]:
+    """What separates an engine, which reads files from strangers, from this machine.
+
+    :param contained: engines run in containers.
+    """
+    if contained:
+        what = (
+            "engines run in containers: read-only, without capabilities and new privileges, under an account of their "
+            "own, with the files of their model alone"
+        )
+        return [ok("isolation", what)]
     why_not = sandbox.why_not(find_binary(config.llama_server_bin) or Path(sys.executable))
     found = [
         warn("isolation", f"{note[:1].upper()}{note[1:]}", _isolation_cure(note))

@@ -28,6 +28,8 @@ class Live:
 
     :ivar started_at: epoch seconds of its start.
     :ivar engine_ports: TCP ports that engines of ours listen on.
+    :ivar containers: ids of the containers that engines of ours run in.
+    :ivar install: names this installation, on containers for example.
     """
 
     started_at: float
@@ -36,3 +38,5 @@ class Live:
     people: Sequence[Person]
     keys: Sequence[KeyRecord]
     engine_ports: frozenset[int]
+    containers: frozenset[str] = frozenset()
+    install: str | None = None

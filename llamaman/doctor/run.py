@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 
 from llamaman.core.config import Config
-from llamaman.doctor import access, engine, environment, exposure, folders, machine, ports
+from llamaman.core.docker_choice import docker_socket
+from llamaman.doctor import access, docker, engine, environment, exposure, folders, machine, ports
 from llamaman.doctor.finding import Finding, fail, skip
 from llamaman.doctor.live import Live
 
@@ -15,17 +17,31 @@ log = logging.getLogger("llamaman.doctor")
 Check = tuple[str, Callable[[], Sequence[Finding]]]
 
 
-def diagnose(config: Config, live: Live | None = None, *, security: bool = False) -> tuple[Finding, ...]:
+def diagnose(
+    config: Config,
+    live: Live | None = None,
+    *,
+    security: bool = False,
+    environ: Mapping[str, str] | None = None,
+) -> tuple[Finding, ...]:
     """Every check of an installation. Takes seconds: engines are started, files flushed.
 
     :param live: what the manager knows, when it is the caller.
     :param security: also who can reach and do what.
+    :param environ: that ``config`` was read from; None: this process's.
     """
     serving = live is not None
     engine_ports = live.engine_ports if live else frozenset()
-    checks: list[Check] = [
+    environ = os.environ if environ is None else environ
+    contained = docker.runs_in_containers(config, environ)
+    engines: list[Check] = [
         ("engine", lambda: engine.check_engine(config)),
         ("limits", engine.check_limits),
+    ]
+    if contained:
+        engines = [("docker", lambda: docker.check_docker(config, environ, live))]
+    checks: list[Check] = [
+        *engines,
         (
             "ports",
             lambda: (
@@ -48,8 +64,8 @@ def diagnose(config: Config, live: Live | None = None, *, security: bool = False
             ("tls", lambda: exposure.check_public_url(config)),
             ("proxies", lambda: exposure.check_proxies(config)),
             ("access", lambda: access.check_access(config, live)),
-            ("docker", exposure.check_docker),
-            ("isolation", lambda: exposure.check_isolation(config)),
+            ("docker", lambda: exposure.check_docker(docker_socket(config, environ), used=contained)),
+            ("isolation", lambda: exposure.check_isolation(config, contained=contained)),
             ("cluster-secret", lambda: exposure.check_cluster(config)),
         ]
     return tuple(finding for name, check in checks for finding in _run(name, check))
@@ -60,7 +76,7 @@ def diagnose_environment(environ: Mapping[str, str], *, security: bool = False) 
     found, config = environment.check_environment(environ)
     if config is None:
         return (*found, skip("everything-else", "the environment makes no configuration"))
-    return (*found, *diagnose(config, security=security))
+    return (*found, *diagnose(config, security=security, environ=environ))
 
 
 def _run(name: str, check: Callable[[], Sequence[Finding]]) -> Sequence[Finding]:

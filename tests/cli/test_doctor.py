@@ -32,6 +32,7 @@ def machine(environment: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPat
     binary.chmod(0o755)
     environment.setenv("LLAMA_SERVER_BIN", str(binary))
     environment.setenv("LLAMAMAN_HOST", "127.0.0.1")
+    environment.setenv("LLAMAMAN_RUNTIME", "process")  # whether this machine has Docker or not
     for variable in ("LLAMAMAN_PORT", "LLAMAMAN_PROXY_PORT"):
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))

@@ -51,6 +51,7 @@ def config(tmp_path: Path) -> Make:
     first = free_ports(8)[0]
     environ = {
         "LLAMAMAN_NODE_NAME": "n1",
+        "LLAMAMAN_RUNTIME": "process",  # whether this machine has Docker or not
         "DATA_DIR": str(tmp_path / "data"),
         "LOGS_DIR": str(tmp_path / "logs"),
         "MODELS_DIR": str(tmp_path / "models"),
@@ -429,10 +430,34 @@ def test_a_trusted_network_as_wide_as_the_internet_fails(config: Make) -> None:
 
 
 def test_a_docker_socket_within_reach_is_said(tmp_path: Path) -> None:
-    assert statuses(exposure.check_docker(tmp_path / "docker.sock")) == ["ok", "skip"]
+    path = tmp_path / "docker.sock"
+    assert statuses(exposure.check_docker(path)) == ["ok", "skip"]
     with socket.socket(socket.AF_UNIX) as docker:
-        docker.bind(str(tmp_path / "docker.sock"))
-        assert "root on the host" in exposure.check_docker(tmp_path / "docker.sock")[0].what
+        docker.bind(str(path))
+        finding = exposure.check_docker(path)[0]
+        assert "root on the host" in finding.what
+        assert "need no Docker" in str(finding.cure)
+
+
+def test_docker_in_use_is_said_to_be_root_on_the_host(tmp_path: Path) -> None:
+    path = tmp_path / "docker.sock"
+    assert statuses(exposure.check_docker(path, used=True)) == ["ok"]
+    with socket.socket(socket.AF_UNIX) as docker:
+        docker.bind(str(path))
+        finding = the(exposure.check_docker(path, used=True), "warn")
+        assert "to run engines" in finding.what
+        assert "root on the host" in finding.what
+        assert "need no Docker" not in str(finding.cure)
+    assert "another machine" in the(exposure.check_docker(None, used=True), "warn").what
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs to give a file away")
+def test_the_daemon_of_an_ordinary_account_is_not_called_root(tmp_path: Path) -> None:
+    path = tmp_path / "docker.sock"
+    with socket.socket(socket.AF_UNIX) as docker:
+        docker.bind(str(path))
+        os.chown(path, 1234, 1234)
+        assert "uid 1234 on the host" in the(exposure.check_docker(path, used=True), "warn").what
 
 
 def test_the_raw_cluster_secret_is_a_warning(config: Make) -> None:
@@ -443,6 +468,7 @@ def test_the_raw_cluster_secret_is_a_warning(config: Make) -> None:
 
 def test_what_isolates_engines_and_what_does_not_is_said(config: Make, tmp_path: Path) -> None:
     script = program(tmp_path / "llama-server", "exit 0")
+    assert statuses(exposure.check_isolation(config(), contained=True)) == ["ok"]
     findings = exposure.check_isolation(config(LLAMA_SERVER_BIN=str(script)))
     assert any("script" in finding.what or "Landlock" in finding.what for finding in findings)
     assert "warn" in statuses(findings)

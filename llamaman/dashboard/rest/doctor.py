@@ -65,7 +65,9 @@ def live_facts(kernel: Services) -> Live:
         Person(user.name, user.role.value, user.disabled, user.created, user.last_login)
         for user in kernel.accounts.users.list()
     ]
-    ports = (view.address.port for view in kernel.instances.views() if view.address is not None)
+    views = kernel.instances.views()
+    ports = (view.address.port for view in views if view.address is not None)
+    containers = (view.container_id for view in views)
     return Live(
         started_at=kernel.started_at,
         require_auth=bool(kernel.settings.get("require_auth")),
@@ -73,4 +75,6 @@ def live_facts(kernel: Services) -> Live:
         people=people,
         keys=kernel.keys.list(),
         engine_ports=frozenset(port for port in ports if port is not None),
+        containers=frozenset(id for id in containers if id is not None),
+        install=kernel.accounts.install_id,
     )

@@ -86,7 +86,7 @@ class Network:
                 )
             notes: list[str] = []
             ours = self._daemon.inspect(place.own_id) if place.in_container and place.own_id else None
-            reach = self._given or _reach(self._daemon, self._host_addr, place, info, ours)
+            reach = self._given or find_reach(self._daemon, self._host_addr, place, info, ours)
             network = self._one(here, internal=reach != "port")
             if reach == "port" and network["Internal"]:
                 network = self._again(network)
@@ -186,7 +186,7 @@ class Network:
         return True
 
 
-def _reach(daemon: Daemon, host_addr: str, place: Place, info: Json, ours: Json | None) -> Reach:
+def find_reach(daemon: Daemon, host_addr: str, place: Place, info: Json, ours: Json | None) -> Reach:
     """How this manager reaches containers of this daemon."""
     on_host_network = bool(ours) and ours is not None and ours["HostConfig"].get("NetworkMode") == "host"
     if place.in_container and not on_host_network:
