@@ -37,6 +37,7 @@ def write_tiny_model(
     width: int = 64,
     name: str | None = None,
     metadata: Mapping[str, str | int | float | bool] | None = None,
+    chat_template: str = _CHAT_TEMPLATE,
 ) -> Path:
     """Write a random model to ``path`` (its folder must exist) and return ``path``.
 
@@ -49,6 +50,7 @@ def write_tiny_model(
     :param width: size of the hidden state, a multiple of 32.
     :param name: the ``general.name`` of the file; the file stem by default.
     :param metadata: further keys to write, such as ``{"llama.nextn_predict_layers": 1}``.
+    :param chat_template: what the engine makes prompts with, and runs while it loads the model.
     """
     import gguf
     import numpy as np
@@ -70,6 +72,7 @@ def write_tiny_model(
     if embedding:
         writer.add_pooling_type(gguf.PoolingType.MEAN)
     _add_vocabulary(writer)
+    writer.add_chat_template(chat_template)
     for key, value in (metadata or {}).items():
         _add_value(writer, key, value)
 
@@ -142,7 +145,6 @@ def _add_vocabulary(writer: Any) -> None:
     writer.add_bos_token_id(_BEGIN)
     writer.add_eos_token_id(_END)
     writer.add_add_space_prefix(False)
-    writer.add_chat_template(_CHAT_TEMPLATE)
 
 
 def _add_value(writer: Any, key: str, value: str | float | bool) -> None:

@@ -300,6 +300,7 @@ def logged_bytes(path: Path, flags: list[str], folder: Path) -> dict[str, int]:
     return found
 
 
+@pytest.mark.real("llama-server")
 @pytest.mark.skipif(SERVER is None, reason="LLAMA_SERVER_BIN names no llama-server")
 @pytest.mark.parametrize(
     "options",
