@@ -18,9 +18,10 @@ from llamaman.core import collector, planner, runtime_choice
 from llamaman.core.admission import Policy
 from llamaman.core.events import Event
 from llamaman.core.instance import Instance
-from llamaman.core.instances import Instances, Parts
+from llamaman.core.instances import Instances
 from llamaman.core.kernel import Kernel
 from llamaman.core.notifier import Notifier
+from llamaman.core.parts import Parts
 from llamaman.core.ports import PortPool
 from llamaman.dashboard.server import DashboardServer
 from llamaman.errors import LlamaManError, ModelUnavailable, PluginError
@@ -44,9 +45,9 @@ from llamaman.gateway.streams import StreamCount
 from llamaman.gateway.surfaces import build_tables
 from llamaman.gateway.upstream import Address, Upstream
 from llamaman.records import Exit, Identity, InstanceEvent, Job, RouteSet, State, StreamRoute
-from llamaman.runtime import Runtime
+from llamaman.runtime import KeepsLines, Runtime
 from llamaman.runtimes import logfiles
-from llamaman.runtimes.causes import cause
+from llamaman.runtimes.causes import cause, this_run
 from llamaman.runtimes.sandbox import gpu_present
 
 log = logging.getLogger("llamaman")
@@ -56,9 +57,11 @@ DASHBOARD_AFTER_S = 1.0
 LAST_WORDS_S = 1.0  # for the error event of a stream that the end cuts off
 ASSEMBLED_S = 30.0
 CAUSE_LINES = 60
+CLOCK_SLACK_S = 2.0  # between our clock and that of the file system
 ROTATE_EVERY_S = 10.0
 REFRESH_EVERY_S = 15.0
 SESSIONS_EVERY_S = 60.0
+RECONCILE_EVERY_S = 60.0
 AUDIT_EVERY_S = 3600.0
 LOGS_TOTAL_BYTES = 1 << 30
 
@@ -76,7 +79,7 @@ class House:
         self._transitions = Notifier("instance-events", kernel.hooks.instance_event)
         kernel.instances = Instances(_instance_parts(kernel, doors))
         self._pools = Pools(kernel.instances, config.request_timeout)
-        kernel.instances.subscribe(self._pools.changed)
+        kernel.instances.subscribe(self._pools.changed, reasons=True)
         if kernel.hooks.has("instance_event"):
             kernel.instances.subscribe(self._tell_plugins)
         self._gate = Gate(_gate_parts(kernel))
@@ -273,6 +276,7 @@ class House:
         kernel.jobs.add(Job("rotate-logs", ROTATE_EVERY_S, rotate), "llamaman")
         kernel.jobs.add(Job("refresh-models", REFRESH_EVERY_S, self._refresh_models), "llamaman")
         kernel.jobs.add(Job("flush-sessions", SESSIONS_EVERY_S, kernel.accounts.sessions.flush), "llamaman")
+        kernel.jobs.add(Job("reconcile-instances", RECONCILE_EVERY_S, kernel.instances.reconcile), "llamaman")
         kernel.jobs.add(Job("prune-audit", AUDIT_EVERY_S, kernel.audit.prune), "llamaman")
         for given in kernel.hooks.job_declare():
             try:
@@ -344,10 +348,7 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
         )
 
     def diagnose(instance: Instance, exit_: Exit) -> str:
-        lines: list[str] = []
-        with contextlib.suppress(OSError):  # a log that cannot be read must not hide the exit
-            lines = logfiles.tail(instance.log_path, CAUSE_LINES)
-        return cause(exit_, lines)
+        return cause(exit_, _last_lines(instance, kernel.runtimes.get(instance.runtime)))
 
     return Parts(
         store=kernel.store,
@@ -365,7 +366,7 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
             instance_key=kernel.secrets.instance_key,
             allow_unlisted=lambda: settings.get("launch.allow_unlisted_args"),
             gpu_present=lambda engine: runtime_choice.has_gpu(engine, gpu_present()),
-            memory_estimate=lambda path, options: None,
+            memory_estimate=library.memory_estimate,
         ),
         runtimes=kernel.runtimes,
         connect=lambda address: Upstream(Address(address.host, address.port, address.path)),
@@ -383,3 +384,15 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
         diagnose=diagnose,
         discard_log=logfiles.remove,
     )
+
+
+def _last_lines(instance: Instance, runtime: Runtime | None) -> list[str]:
+    """The end of what an engine said, from its runtime where the file has nothing of this run (a full disk)."""
+    try:
+        written = instance.log_path.stat().st_mtime >= (instance.started or 0) - CLOCK_SLACK_S
+        lines = list(this_run(logfiles.tail(instance.log_path, CAUSE_LINES))) if written else []
+    except OSError:  # a log that cannot be read must not hide the exit
+        lines = []
+    if not lines and instance.handle and isinstance(runtime, KeepsLines):
+        return runtime.last_lines(instance.handle, CAUSE_LINES)
+    return lines

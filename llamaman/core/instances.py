@@ -8,87 +8,46 @@ marshal to the event loop themselves; everything else runs on the loop.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
-import uuid
-from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from llamaman.core import launch, launch_events, planner, usage
+from llamaman.core import launch, usage
 from llamaman.core import messages as m
-from llamaman.core.admission import Admit, Confirm, Launcher, Policy, Refuse, decide
+from llamaman.core.admission import Admit, Confirm, Launcher, Refuse, decide
+from llamaman.core.adoption import Adoption
 from llamaman.core.breaker import Breaker, Open
-from llamaman.core.engine_client import Connect
-from llamaman.core.events import Events
-from llamaman.core.instance import Instance
-from llamaman.core.instance_ports import Doors, InstancePorts
-from llamaman.core.ports import PortPool
-from llamaman.core.store import Store
-from llamaman.core.supervisor import Services, Supervisor, unavailable
+from llamaman.core.instance import STILL, Instance
+from llamaman.core.instance_ports import InstancePorts
+from llamaman.core.launching import Launching
+from llamaman.core.parts import COLLECTION, Parts
+from llamaman.core.reach import Reach
+from llamaman.core.reconcile import Reconcile
+from llamaman.core.roster import Roster
+from llamaman.core.services import Services
+from llamaman.core.supervisor import Supervisor
+from llamaman.core.workers import Workers
 from llamaman.errors import (
     Conflict,
-    InvalidField,
     LaunchError,
     LlamaManError,
     ModelUnavailable,
-    NotFound,
-    StoreCorrupt,
+    RuntimeLost,
 )
-from llamaman.records import (
-    Exit,
-    Handle,
-    InstanceView,
-    LaunchPlan,
-    LaunchRequest,
-    ModelView,
-    ResourceUse,
-    State,
-)
-from llamaman.runtime import Runtime
+from llamaman.records import InstanceView, LaunchRequest, ModelView, ResourceUse, State
 
 log = logging.getLogger("llamaman.instances")
 
-COLLECTION = "instances"
 USER_DRAIN_S = 30.0
 CALL_TIMEOUT_S = 600.0
-_STILL = frozenset({State.SLEEPING, State.STOPPED, State.FAILED})
-
 T = TypeVar("T")
 
 
-class Confirmation(Conflict):
-    """The caller must confirm that a limit is to be exceeded."""
-
-    code = "confirm_required"
-    confirm_required = True
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the registry works with."""
-
-    store: Store
-    events: Events
-    sources: planner.Sources
-    runtimes: Mapping[str, Runtime]
-    connect: Connect
-    doors: Doors
-    public_ports: PortPool
-    internal_ports: PortPool
-    logs_dir: Path
-    model_at: Callable[[Path], ModelView]
-    why_not_runnable: Callable[[Path], str | None]
-    policy: Callable[[], Policy]
-    managed_idle_timeout_s: float
-    load_timeout_s: float
-    health_timeout_s: float
-    drain_timeout_s: float
-    diagnose: Callable[[Instance, Exit], str]
-    discard_log: Callable[[Path], None]
+#: Told on the loop of an instance and the state before.
+Listener = Callable[[Instance, State | None], None]
 
 
 class Instances:
@@ -97,30 +56,40 @@ class Instances:
     def __init__(self, parts: Parts) -> None:
         self._p = parts
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._all: dict[str, Instance] = {}
-        self._by_path: dict[Path, list[Instance]] = {}
-        self._supervisors: dict[str, Supervisor] = {}
         self._breaker = Breaker()
-        self._listeners: list[Callable[[Instance, State | None], None]] = []
-        self._starts = ThreadPoolExecutor(8, "start")
-        self._stops = ThreadPoolExecutor(8, "stop")
-        self._inspects = ThreadPoolExecutor(4, "inspect")
-        self._writer = ThreadPoolExecutor(1, "instance-writer")
-        self._removed: set[str] = set()
+        self._listeners: list[Listener] = []
+        self._reason_listeners: list[Listener] = []
+        self._workers = workers = Workers()
+        self._roster = Roster(lambda instance: Supervisor(instance, self._services))
+        self._reach = Reach(self._roster, parts.runtimes, self._told)
         self._ports = InstancePorts(parts.doors, parts.public_ports, parts.internal_ports)
-        self._admission = asyncio.Lock()  # one launch at a time decides what fits, in the order of asking
-        self._closing = False
+        self._launching = Launching(
+            parts,
+            self._roster,
+            workers,
+            self._ports,
+            self._reach,
+            self._breaker,
+            write=self._write,
+            end=self._end,
+            entered=lambda instance: self._changed(instance, None),
+        )
+        self._adoption = Adoption(parts, self._roster, workers, self._ports, self._reach)
+        self._reconcile = Reconcile(parts, self._roster, workers, self._reach, self._adoption)
         self._services = Services(
-            start=self._start_engine,
-            stop=self._runner(self._stops),
-            inspect=self._runner(self._inspects),
+            start=self._launching.start_engine,
+            stop=workers.on(workers.stops),
+            inspect=workers.on(workers.inspects),
             persist=self._persist,
-            plan=self._plan,
+            plan=self._launching.plan,
             api_key=parts.sources.instance_key,
             runtime=lambda name: parts.runtimes[name],
+            lost=self._reach.reason,
             connect=parts.connect,
             changed=self._changed,
+            told=self._told,
             diagnose=parts.diagnose,
+            allowance=self._launching.allowance,
             release_internal=self._ports.release_internal,
             release_port=self._ports.release,
             open_port=self._ports.open,
@@ -134,24 +103,27 @@ class Instances:
 
     def views(self) -> tuple[InstanceView, ...]:
         """Every instance, oldest first."""
-        return tuple(instance.view() for instance in sorted(self._snapshot(), key=lambda i: i.created))
+        return tuple(instance.view() for instance in sorted(self._roster.all(), key=lambda i: i.created))
 
     def view(self, instance_id: str) -> InstanceView:
         """One instance.
 
         :raises NotFound: there is none of this id.
         """
-        return self._require(instance_id).view()
+        return self._roster.require(instance_id).view()
 
     def launch(self, request: LaunchRequest, actor: str) -> InstanceView:
         """Accept a launch and return before the model is loaded.
 
-        :raises InvalidField, Conflict, LaunchError: nothing is left behind.
+        :raises InvalidField, Conflict, LaunchError, RuntimeLost: nothing is left behind.
         """
-        return self._call(self._launch(request, actor, "admin"))
+        return self._call(self._launching.launch(request, actor, "admin"))
 
     def stop(self, instance_id: str, actor: str, force: bool = False) -> InstanceView:
-        """Stop an instance and return when its process is gone; stopping a stopped one is no error."""
+        """Stop an instance and return when its process is gone; stopping a stopped one is no error.
+
+        :raises RuntimeLost: it cannot be reached now, and goes on as it is.
+        """
         return self._call(self._stop(instance_id, actor, force=force))
 
     def restart(
@@ -173,12 +145,19 @@ class Instances:
         """
         self._call(self._remove(instance_id, actor))
 
+    def reconcile(self) -> None:
+        """Make what runs and what is recorded agree again, and return when that is done.
+
+        :raises ModelUnavailable: the manager is starting or ending.
+        """
+        self._call(self._reconcile.run())
+
     def pause(self, instance_id: str) -> Open | None:
         """How long requests for a failed instance are still refused, because its configuration keeps dying.
 
         :raises NotFound: there is none of this id.
         """
-        return self._breaker.check(self._require(instance_id).config_hash, time.monotonic())
+        return self._breaker.check(self._roster.require(instance_id).config_hash, time.monotonic())
 
     def decision(
         self, launcher: Launcher, *, embedding: bool = False, starting: str | None = None
@@ -188,7 +167,7 @@ class Instances:
 
     def usage(self) -> dict[str, ResourceUse]:
         """What each running instance uses, by its id, as last measured. Does not block."""
-        return usage.of_running(self._snapshot(), self._p.runtimes)
+        return usage.of_running(self._roster.all(), self._p.runtimes)
 
     def next_port(self) -> int | None:
         """The first free public port, or None."""
@@ -198,29 +177,35 @@ class Instances:
 
     def get(self, instance_id: str) -> Instance | None:
         """One instance, or None."""
-        return self._all.get(instance_id)
+        return self._roster.get(instance_id)
 
     def of_model(self, path: Path) -> list[Instance]:
         """The instances of one model file."""
-        return self._by_path.get(path, [])
+        return self._roster.of_path(path)
 
-    def subscribe(self, listener: Callable[[Instance, State | None], None]) -> None:
-        """Be told of every state change with the state before, on the loop."""
+    def subscribe(self, listener: Listener, *, reasons: bool = False) -> None:
+        """Be told of every state change with the state before, on the loop.
+
+        :param reasons: also when only the reason has changed for which a request has to wait or need not: then
+            the state before is the state now.
+        """
         self._listeners.append(listener)
+        if reasons:
+            self._reason_listeners.append(listener)
 
     def released(self, instance: Instance) -> None:
         """A request has left an instance."""
-        if instance.state is State.DRAINING and (supervisor := self._supervisors.get(instance.id)):
-            supervisor.released()
+        if instance.state is State.DRAINING and self._roster.get(instance.id):
+            self._roster.supervisor(instance).released()
 
     def suspect(self, instance: Instance) -> None:
         """Requests to an instance fail although its process lives."""
-        if supervisor := self._supervisors.get(instance.id):
-            supervisor.post(m.Suspect(instance.generation))
+        if self._roster.get(instance.id):
+            self._roster.supervisor(instance).post(m.Suspect(instance.generation))
 
     def unavailable(self, instance: Instance) -> LlamaManError:
         """Why a failed instance cannot serve, as its waiters are told."""
-        return unavailable(instance, self._breaker)
+        return self._launching.unavailable(instance)
 
     def served(
         self,
@@ -241,7 +226,7 @@ class Instances:
 
     def is_embedding(self, model: ModelView) -> bool:
         """Whether a model runs, or would run, as an embedding model."""
-        known = self._by_path.get(model.path)
+        known = self._roster.of_path(model.path)
         if known:
             return bool(known[0].options.get("embedding_model"))
         preset = self._p.sources.preset(model.path)
@@ -249,325 +234,99 @@ class Instances:
 
     def preset_saved(self, model: str) -> None:
         """Apply to the instances of a model what a saved preset may change without a relaunch."""
-        for instance in self._snapshot():
+        for instance in self._roster.all():
             if instance.model != model:
                 continue
             preset = self._p.sources.preset(instance.model_path) or {}
             wanted = launch.resolve(preset, instance.overrides)
             live = {name: wanted[name] for name in launch.LIVE}
             instance.options = {**instance.options, **live}
-            self._supervisors[instance.id].options_changed()
+            self._roster.supervisor(instance).options_changed()
 
     async def ensure_running(
         self, model: ModelView, only: str | None, launcher: Launcher, *, embedding: bool
     ) -> None:
         """See that some instance of a model (or the given one) is running, coming or about to end.
 
-        :raises ModelUnavailable: the model limit, or a configuration that keeps dying.
+        :raises ModelUnavailable: the model limit, a configuration that keeps dying, or a lost runtime.
         """
-        self._refuse_if_closing()  # what is put to sleep now must not be woken by those who queued for it
-        known = self.of_model(model.path)
-        instances = [i for i in known if only in (None, i.id) and i.id not in self._removed]
-        if only is not None and not instances:
-            raise NotFound("this instance no longer exists")
-        if any(i.state not in _STILL and not self._supervisors[i.id].leaving for i in instances):
-            return
-        still = [i for i in instances if i.state in _STILL]
-        if still:
-            chosen = min(still, key=_wake_order)
-            await self._wake(chosen, launcher)
-            if chosen.id not in self._all or chosen.id in self._removed:
-                await self.ensure_running(model, only, launcher, embedding=embedding)
-            return
-        if instances:
-            return  # all are on their way out: the pool asks again when they are
-        options = {"embedding_model": True} if embedding else {}
-        request = LaunchRequest(model_path=model.path, options=options, managed=True)
-        await self._launch(request, "gateway", launcher)
+        await self._launching.ensure_running(model, only, launcher, embedding=embedding)
 
     # --- boot and end --------------------------------------------------------------------------------
 
     async def boot(self) -> None:
-        """Load the records, adopt what still runs, remove what is stale."""
+        """Load the records, adopt what still runs, remove what is stale; a lost runtime is not waited for."""
         self._loop = asyncio.get_running_loop()
-        documents = await self._in(self._writer, self._p.store.list, COLLECTION)
-        handles: list[tuple[Runtime, Handle]] = []
-        for runtime in self._p.runtimes.values():
-            found = await self._in(
-                self._inspects, runtime.find, self._p.sources.node, self._p.sources.install
-            )
-            handles += [(runtime, handle) for handle in found]
-        for document in documents:
-            self._enter(self._read_record(document.key, document.value))
-        own = {instance.id: _own(instance, handles) for instance in self._snapshot()}
-        for instance in self._snapshot():  # all before any is opened: nobody gets the port of another
-            if own[instance.id] is not None or instance.state not in (State.STOPPED, State.FAILED):
-                with contextlib.suppress(LlamaManError):  # opening it says so
-                    self._ports.keep(instance)
-        for instance in self._snapshot():
-            if (index := own[instance.id]) is not None:
-                await self._adopt(instance, handles[index][1])
-        adopted = set(own.values())
-        stale = [found for index, found in enumerate(handles) if index not in adopted]
-        await asyncio.gather(*(self._end_stale(runtime, handle) for runtime, handle in stale))
-        for document in documents:
-            if own[document.key] is None:
-                await self._resettle(self._all[document.key], document.value)
-
-    def _read_record(self, key: str, value: Mapping[str, Any]) -> Instance:
-        try:
-            return Instance.from_document(value, self._log_path(key))
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
-            raise StoreCorrupt(
-                f"the record of instance {key} in the collection '{COLLECTION}' cannot be read "
-                f"({type(error).__name__}: {error}); repair or delete it, its engine is left running"
-            ) from error
-
-    async def _end_stale(self, runtime: Runtime, handle: Handle) -> None:
-        log.warning("stopping a stale engine of instance %s", handle.instance_id)
-        try:
-            await self._in(self._stops, runtime.stop, handle, 5.0)
-        except Exception:
-            log.exception("the stale engine of instance %s could not be stopped", handle.instance_id)
-
-    async def _adopt(self, instance: Instance, handle: Handle) -> None:
-        instance.state = State.STARTING  # nobody may be served before there is a connection to the engine
-        instance.handle = handle
-        if handle.address.port:
-            self._ports.keep_internal(instance, handle.address.port)
-        supervisor = self._supervisors[instance.id]
-        if instance.desired != "running":  # its stop was under way when the last manager ended
-            supervisor.post(m.Stop(instance.desired, "boot", "stop completed at boot", 0))
-            if instance.desired == "stopped":
-                return
-        try:
-            await self._ports.open_some(instance)
-        except LlamaManError as error:
-            reason = f"its port could not be opened at boot: {error.message}"
-            supervisor.post(m.Stop("stopped", "boot", reason, 0))
-        else:
-            if instance.desired == "running":
-                supervisor.post(m.Adopted(handle))
-
-    async def _resettle(self, instance: Instance, stored: Mapping[str, Any]) -> None:
-        """No process: a record that said it ran sleeps if a request may wake it, else it is stopped."""
-        instance.handle = None
-        instance.internal_port = None
-        if instance.state not in _STILL:
-            stays = instance.desired == "stopped" or not instance.wakes_on_request
-            instance.state = State.STOPPED if stays else State.SLEEPING
-            instance.desired = "stopped" if stays else "sleeping"
-            instance.reason = "its process was gone when LlamaMan started"
-        if instance.state is State.SLEEPING:
-            try:
-                self._ports.keep(instance)
-                await self._ports.open(instance)
-            except LlamaManError as error:
-                instance.state = State.STOPPED
-                instance.desired = "stopped"
-                instance.reason = f"its port could not be opened at boot: {error.message}"
-        if instance.state is State.STOPPED:
-            await self._ports.release(instance)
-        if instance.document() != stored:
-            try:
-                await self._persist(instance)
-            except LlamaManError as error:
-                log.warning("instance %s: its state could not be stored: %s", instance.id, error.message)
-        if instance.options.get("start_at_boot") and instance.state is not State.FAILED:
-            self._supervisors[instance.id].post(m.Want("boot", "start_at_boot is set"))
+        await self._adoption.boot()
+        self._reach.listen(self._reconcile.soon)
+        if self._reach.has_returned():
+            self._reconcile.soon()
 
     async def shutdown(self, *, stop_engines: bool) -> None:
         """End the supervision; engines are stopped too unless the next manager shall adopt them."""
-        self._closing = True
+        self._workers.closing = True
+        await self._reconcile.close()
         if stop_engines:
-            loop = asyncio.get_running_loop()
             waiters = []
-            for instance in self._snapshot():
-                if instance.state in _STILL:
+            for instance in self._roster.all():
+                if instance.state in STILL:
                     continue
-                done: asyncio.Future[bool] = loop.create_future()
                 target: m.Target = "sleeping" if instance.wakes_on_request else "stopped"
-                self._supervisors[instance.id].post(
-                    m.Stop(target, "shutdown", "LlamaMan ended", 0, done=done)
-                )
-                waiters.append(done)
+                waiters.append(self._end(instance, m.Stop(target, "shutdown", "LlamaMan ended", 0)))
             if waiters:
                 await asyncio.wait(waiters, timeout=20)
-        for supervisor in tuple(self._supervisors.values()):
+        for supervisor in self._roster.supervisors():
             await supervisor.close()
-        for pool in (self._starts, self._stops, self._inspects, self._writer):
-            await asyncio.to_thread(pool.shutdown)
-
-    # --- launching -----------------------------------------------------------------------------------
-
-    async def _launch(self, request: LaunchRequest, actor: str, launcher: Launcher) -> InstanceView:
-        model = self._p.model_at(request.model_path)
-        if not model.runnable:
-            reason = self._p.why_not_runnable(model.path) or "llama.cpp cannot run it"
-            raise InvalidField("model_path", f"model '{model.name}' cannot be launched: {reason}")
-        resolved = await self._in(self._starts, planner.resolve, model.path, request.options, self._p.sources)
-        async with self._admission:
-            await self._admit(
-                launcher,
-                embedding=bool(resolved.options["embedding_model"]),
-                confirmed=request.confirm_overcommit,
-                starting=None,
-            )
-            return await self._create(model, resolved, request, actor)
-
-    async def _create(
-        self, model: ModelView, resolved: planner.Resolved, request: LaunchRequest, actor: str
-    ) -> InstanceView:
-        self._refuse_if_closing()
-        instance_id = str(uuid.uuid4())
-        port = self._ports.claim(request.port, instance_id)
-        instance = Instance(
-            id=instance_id,
-            model=model.name,
-            model_path=model.path,
-            port=port,
-            runtime=resolved.runtime.name,
-            log_path=self._log_path(instance_id),
-            overrides=dict(request.options),
-            options=resolved.options,
-            preset=request.preset,
-            managed=request.managed,
-            state=State.QUEUED,
-            desired="running",
-            reason="launched",
-            actor=actor,
-            engine=resolved.engine.name,
-            config_hash=resolved.config_hash,
-        )
-        try:
-            await self._write(instance)
-        except BaseException:
-            self._ports.unclaim(instance_id)
-            raise
-        self._enter(instance)
-        self._changed(instance, None)
-        self._supervisors[instance_id].post(m.Want(actor, "launched"))
-        return instance.view()
-
-    async def _wake(self, instance: Instance, launcher: Launcher) -> None:
-        stops = instance.stops
-        if (pause := self._breaker.check(instance.config_hash, time.monotonic())) and (
-            await self._unchanged(instance)
-        ):
-            raise ModelUnavailable(
-                f"model '{instance.model}' could not be loaded: {pause.reason}",
-                retry_after=max(1, round(pause.seconds)),
-            )
-        embedding = bool(instance.options.get("embedding_model"))
-        async with self._admission:
-            await self._admit(launcher, embedding=embedding, confirmed=False, starting=instance.id)
-            self._refuse_if_closing()
-            if instance.id not in self._all or instance.id in self._removed:
-                return  # it was removed while others were decided about
-            if instance.stops != stops:
-                raise ModelUnavailable(f"model '{instance.model}' was stopped", retry_after=5)
-            await self._supervisors[instance.id].tell(m.Want("gateway", "woken by a request"))
-
-    async def _unchanged(self, instance: Instance) -> bool:
-        """Whether a wake would try the very configuration that keeps dying."""
-        try:
-            resolved = await self._in(
-                self._starts, planner.resolve, instance.model_path, instance.overrides, self._p.sources
-            )
-        except LlamaManError:
-            return True
-        if resolved.config_hash == instance.config_hash:
-            return True
-        instance.config_hash = resolved.config_hash
-        return False
-
-    async def _admit(
-        self, launcher: Launcher, *, embedding: bool, confirmed: bool, starting: str | None
-    ) -> None:
-        decision = decide(
-            launcher,
-            self.views(),
-            self._p.policy(),
-            embedding=embedding,
-            confirmed=confirmed,
-            starting=starting,
-        )
-        match decision:
-            case Admit(victims=victims):
-                for victim in victims:
-                    await self._evict(victim)
-            case Confirm(message=message):
-                raise Confirmation(message)
-            case _:
-                raise ModelUnavailable(decision.message, retry_after=30)
-
-    async def _evict(self, instance_id: str) -> None:
-        instance = self._all.get(instance_id)
-        if instance is None:
-            return
-        target: m.Target = "sleeping" if instance.wakes_on_request else "stopped"
-        gone = await self._end(
-            instance, m.Stop(target, "admission", "evicted", self._p.drain_timeout_s, give_up=True)
-        )
-        if not gone:
-            raise ModelUnavailable(
-                f"model '{instance.model}' is busy and could not be evicted within "
-                f"{self._p.drain_timeout_s:g} s (DRAIN_TIMEOUT)",
-                retry_after=30,
-            )
-
-    async def _plan(self, instance: Instance, generation: int) -> LaunchPlan:
-        self._refuse_if_closing()
-        resolved = await self._in(
-            self._starts, planner.resolve, instance.model_path, instance.overrides, self._p.sources
-        )
-        instance.options = resolved.options
-        instance.engine = resolved.engine.name
-        instance.runtime = resolved.runtime.name
-        instance.config_hash = resolved.config_hash
-        port = self._ports.claim_internal(instance)
-        return planner.plan(instance, generation, resolved, port, self._p.sources)
+        await self._workers.shutdown()
 
     # --- stopping ------------------------------------------------------------------------------------
 
     async def _stop(self, instance_id: str, actor: str, *, force: bool) -> InstanceView:
-        instance = self._require(instance_id)
+        instance = self._roster.require(instance_id)
         instance.stops += 1
         drain = 0.0 if force else USER_DRAIN_S
         grace = m.SHORT_GRACE_S if force else m.STOP_GRACE_S
         stop = m.Stop("stopped", actor, "stopped by an administrator", drain, grace_s=grace)
-        await self._end(instance, stop)
+        if not await self._end(instance, stop):
+            self._raise_if_lost(instance)
         return instance.view()
+
+    def _raise_if_lost(self, instance: Instance) -> None:
+        """Say so where a stop came to nothing because the runtime could not be reached."""
+        if isinstance(error := self._roster.supervisor(instance).stop_error, RuntimeLost):
+            raise error
 
     def _end(self, instance: Instance, stop: m.Stop) -> asyncio.Future[bool]:
         """Ask for a stop now; the result is False when the instance goes on or could not be ended."""
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._supervisors[instance.id].post(replace(stop, done=done))
+        self._roster.supervisor(instance).post(replace(stop, done=done))
         return done
 
     async def _restart(
         self, instance_id: str, actor: str, options: Mapping[str, Any], *, confirm_overcommit: bool
     ) -> InstanceView:
-        instance = self._require(instance_id)
+        instance = self._roster.require(instance_id)
         stops = instance.stops
         overrides = {**instance.overrides, **options}
-        resolved = await self._in(
-            self._starts, planner.resolve, instance.model_path, overrides, self._p.sources
-        )
+        if instance.handle or instance.state not in STILL:
+            self._reach.refuse_if_lost(instance.runtime)
+        resolved = await self._launching.resolve(instance, overrides)
         want = m.Want(actor, "restarted")
-        async with self._admission:
-            await self._admit(
+        async with self._launching.admission:
+            await self._launching.admit(
                 "admin",
                 embedding=bool(resolved.options["embedding_model"]),
                 confirmed=confirm_overcommit,
                 starting=instance_id,
             )
-            self._refuse_if_closing()
-            supervisor = self._supervisors[self._require(instance_id).id]  # unless it was removed meanwhile
+            self._workers.refuse_if_closing()
+            supervisor = self._roster.supervisor(
+                self._roster.require(instance_id)
+            )  # unless it was removed meanwhile
             if instance.stops != stops:
                 raise Conflict("the instance was stopped meanwhile; restart it again if it shall run")
             before, instance.overrides = instance.overrides, overrides
-            if instance.state in _STILL and not instance.handle:
+            if instance.state in STILL and not instance.handle:
                 instance.options = resolved.options
                 await self._ports.reserve(instance)
                 await supervisor.tell(want)
@@ -580,45 +339,43 @@ class Instances:
             if instance.overrides is overrides:  # unless another restart has others by now
                 instance.overrides = before
                 await self._persist(instance)
+            self._raise_if_lost(instance)
             raise LaunchError(f"the instance was not restarted: {instance.reason}")
         return instance.view()
 
     async def _remove(self, instance_id: str, actor: str) -> None:
-        instance = self._require(instance_id)
+        instance = self._roster.require(instance_id)
         if not _has_ended(instance):
             raise Conflict("stop the instance before removing it")
         if instance.handle:
             raise Conflict("its engine could not be ended; stop the instance again before removing it")
-        self._removed.add(instance_id)
+        self._roster.leave(instance)
         try:
-            await self._in(self._writer, self._p.store.delete, COLLECTION, instance_id)
+            await self._workers.run(self._workers.writer, self._p.store.delete, COLLECTION, instance_id)
         except LlamaManError:
-            self._removed.discard(instance_id)
+            self._roster.stay(instance)
             raise
         if not _has_ended(instance):
-            self._removed.discard(instance_id)
+            self._roster.stay(instance)
             await self._persist(instance)
             raise Conflict("the instance was started again meanwhile; stop it before removing it")
-        supervisor = self._supervisors.pop(instance_id)
-        self._all.pop(instance_id, None)
-        self._by_path[instance.model_path].remove(instance)
-        if not self._by_path[instance.model_path]:
-            del self._by_path[instance.model_path]
+        supervisor = self._roster.forget(instance)
         await supervisor.close()  # first, so that nothing it was still told starts a process
         await self._ports.release(instance, forgotten=True)
         self._ports.release_internal(instance)
-        await self._in(self._inspects, self._p.discard_log, instance.log_path)
-        self._removed.discard(instance_id)
+        await self._workers.run(self._workers.inspects, self._p.discard_log, instance.log_path)
+        self._roster.stay(instance)
         self._publish(instance, None, "removed", actor)
 
     # --- what supervisors use ------------------------------------------------------------------------
 
     async def _persist(self, instance: Instance) -> None:
-        if instance.id in self._all and instance.id not in self._removed:
+        if self._roster.has(instance):
             await self._write(instance)
 
     async def _write(self, instance: Instance) -> None:
-        await self._in(self._writer, self._p.store.put, COLLECTION, instance.id, instance.document())
+        workers = self._workers
+        await workers.run(workers.writer, self._p.store.put, COLLECTION, instance.id, instance.document())
 
     def _idle_timeout_s(self, instance: Instance) -> float:
         own = instance.idle_timeout_option_s
@@ -629,7 +386,15 @@ class Instances:
             "instance %s (%s): %s: %s", instance.id[:8], instance.model, instance.state.value, instance.reason
         )
         self._publish(instance, previous, instance.state.value, instance.actor)
-        for listener in self._listeners:
+        self._tell(self._listeners, instance, previous)
+
+    def _told(self, instance: Instance, kind: str) -> None:
+        """News that change no state, such as how far a fetch is."""
+        self._publish(instance, instance.state, kind, instance.actor)
+        self._tell(self._reason_listeners, instance, instance.state)
+
+    def _tell(self, listeners: list[Listener], instance: Instance, previous: State | None) -> None:
+        for listener in listeners:
             try:
                 listener(instance, previous)
             except Exception:  # it must not end the supervision
@@ -646,82 +411,15 @@ class Instances:
                 "previous": previous.value if previous else None,
             },
             actor=actor,
-            reason=instance.reason,
+            reason=instance.unknown or instance.reason,
         )
 
-    async def _start_engine(self, start: Callable[[LaunchPlan], Handle], plan: LaunchPlan) -> Handle:
-        actor = instance.actor if (instance := self._all.get(plan.instance_id)) else ""
-        try:
-            handle = await self._in(self._starts, start, plan)
-        except LlamaManError as error:
-            launch_events.failed(self._p.events, plan, actor, error)
-            raise
-        launch_events.started(self._p.events, plan, actor)
-        return handle
-
-    # --- small things --------------------------------------------------------------------------------
-
-    def _enter(self, instance: Instance) -> None:
-        self._all[instance.id] = instance
-        self._by_path.setdefault(instance.model_path, []).append(instance)
-        supervisor = self._supervisors[instance.id] = Supervisor(instance, self._services)
-        supervisor.run()
-
-    def _require(self, instance_id: str) -> Instance:
-        instance = self._all.get(instance_id)
-        if instance is None or instance_id in self._removed:
-            raise NotFound("Not found")
-        return instance
-
-    def _snapshot(self) -> Sequence[Instance]:
-        return tuple(self._all.values())
-
-    def _log_path(self, instance_id: str) -> Path:
-        return self._p.logs_dir / f"{instance_id}.log"
-
-    def _refuse_if_closing(self) -> None:
-        if self._closing:
-            raise ModelUnavailable("LlamaMan is ending; try again", retry_after=5)
-
     def _call(self, work: Coroutine[Any, Any, T]) -> T:
-        if self._loop is None or self._closing:
+        if self._loop is None or self._workers.closing:
             work.close()
             raise ModelUnavailable("LlamaMan is starting or ending; try again", retry_after=2)
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_TIMEOUT_S)
 
-    def _runner(self, pool: ThreadPoolExecutor) -> Callable[..., Awaitable[Any]]:
-        async def run(function: Callable[..., Any], *args: Any) -> Any:
-            return await self._in(pool, function, *args)
-
-        return run
-
-    async def _in(self, pool: ThreadPoolExecutor, function: Callable[..., T], *args: Any) -> T:
-        try:
-            running = asyncio.get_running_loop().run_in_executor(pool, lambda: function(*args))
-        except RuntimeError:  # the pool was shut down
-            self._refuse_if_closing()
-            raise
-        return await running
-
 
 def _has_ended(instance: Instance) -> bool:
     return instance.state in (State.STOPPED, State.FAILED)
-
-
-def _wake_order(instance: Instance) -> tuple[int, float]:
-    """Sleeping before stopped before failed; then the oldest."""
-    return ([State.SLEEPING, State.STOPPED, State.FAILED].index(instance.state), instance.created)
-
-
-def _own(instance: Instance, handles: Sequence[tuple[Runtime, Handle]]) -> int | None:
-    """The index of the process that is this record's current generation."""
-    for index, (runtime, handle) in enumerate(handles):
-        if runtime.name != instance.runtime or handle.instance_id != instance.id:
-            continue
-        if handle.generation != instance.generation:
-            continue
-        recorded = instance.handle
-        if recorded and recorded.generation == handle.generation and recorded.pid != handle.pid:
-            continue
-        return index
-    return None

@@ -35,6 +35,9 @@ class Library(Protocol):
     def facts(self, path: Path) -> ModelFacts:
         """What its header says. May read the file."""
 
+    def memory_estimate(self, path: Path, options: Mapping[str, Any]) -> int | None:
+        """Bytes that a launch with these resolved options takes; None where that cannot be told."""
+
     def model_file(self, text: str) -> Path | None:
         """The scanned file that a path names, or None."""
 

@@ -25,6 +25,14 @@ class Want:
 
 
 @dataclass(frozen=True, slots=True)
+class Fetching:
+    """How far the fetch of its engine is; None: it is over."""
+
+    generation: int
+    text: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Planned:
     """The plan exists and its intent is stored."""
 
@@ -66,10 +74,11 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class NotReady:
-    """The engine took too long or stalled."""
+    """The engine took too long, stalled or took too much; ``grace_s`` is left to it to end by itself."""
 
     generation: int
     reason: str
+    grace_s: float = STOP_GRACE_S
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +152,16 @@ class Suspect:
     generation: int
 
 
+@dataclass(frozen=True, slots=True)
+class Wedged:
+    """It was suspected and did not answer."""
+
+    generation: int
+
+
 Message = (
     Want
+    | Fetching
     | Planned
     | Started
     | StartFailed
@@ -159,4 +176,5 @@ Message = (
     | Idle
     | Retry
     | Suspect
+    | Wedged
 )

@@ -1,8 +1,10 @@
 """The life of one instance: the only code that changes its state.
 
 A supervisor is a task on the event loop with an inbox. Timers, threads and requests only post messages;
-what they mean is decided here, with the state as it is when the message is read. Blocking work (spawn,
-stop, store, log reading) runs on the pools in :class:`Services`.
+what they mean is decided here, with the state as it is when the message is read. What takes time (spawn,
+stop, readiness) is an errand that ends with a message.
+
+While the runtime cannot be reached nothing is stopped, restarted or given up: silence is never failure.
 
 Reading order: ``_on`` (one branch per message), then the transitions below it.
 """
@@ -12,56 +14,35 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any
 
+from llamaman.core import fetching
 from llamaman.core import messages as m
-from llamaman.core.breaker import Breaker
-from llamaman.core.engine_client import Connect
-from llamaman.core.instance import Instance
-from llamaman.core.readiness import Health, await_ready, probe
-from llamaman.errors import EngineDied, LaunchError, LlamaManError, ModelUnavailable
-from llamaman.records import Exit, LaunchPlan, State
-from llamaman.runtime import Runtime
+from llamaman.core.errands import Errands
+from llamaman.core.instance import STILL, Instance
+from llamaman.core.notes import Notes
+from llamaman.core.runtime_choice import LOST_RETRY_S
+from llamaman.core.services import Services
+from llamaman.errors import LlamaManError, RuntimeLost
+from llamaman.records import Exit, Handle, LaunchPlan, State
 
 log = logging.getLogger("llamaman.supervisor")
 
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
-FIRST_NOTE_PAUSE_S = 2.0
+LOST_PAUSE_S = 5.0
 MOST_RESTARTS = 5
 #: An instance that stayed ready this long starts again with a clean restart count.
 STEADY_S = 300.0
 
 _RUNNING = frozenset({State.READY, State.DRAINING})
 _LOADING = frozenset({State.PREPARING, State.STARTING})
-_STILL = frozenset({State.SLEEPING, State.STOPPED, State.FAILED})
-
-Run = Callable[..., Awaitable[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Services:
-    """What a supervisor works with; the registry makes one for all of them."""
-
-    start: Run  # run(function, *args) on the start pool
-    stop: Run
-    inspect: Run
-    persist: Callable[[Instance], Awaitable[None]]
-    plan: Callable[[Instance, int], Awaitable[LaunchPlan]]
-    api_key: Callable[[str, int], str]
-    runtime: Callable[[str], Runtime]
-    connect: Connect
-    changed: Callable[[Instance, State], None]  # publish, wake the waiters
-    diagnose: Callable[[Instance, Exit], str]  # blocking: the cause in words
-    release_internal: Callable[[Instance], None]
-    release_port: Callable[[Instance], Awaitable[None]]
-    open_port: Callable[[Instance], Awaitable[None]]
-    idle_timeout_s: Callable[[Instance], float]
-    breaker: Breaker
-    load_timeout_s: float
-    health_timeout_s: float
+#: Whose stops do not change what an administrator or a request wanted, when they come to nothing.
+_OF_THE_MANAGER = frozenset({"boot", "shutdown", "reconcile"})
+#: Who stops only what a runtime has just told of, although it counts as lost until all of it is looked at.
+_BACK_ALREADY = frozenset({"boot", "reconcile"})
 
 
 class Supervisor:
@@ -83,8 +64,14 @@ class Supervisor:
         self._spawning = False
         self._adopted = False
         self._closed = False
-        self._noting_again = False
+        self._before_stop = State.STOPPED
+        self._preparing: asyncio.Task[None] | None = None
+        self._told_at = 0.0
         self._task: asyncio.Task[None] | None = None
+        self._notes = Notes(instance, services.persist, self._background)
+        self._errands = Errands(instance, services, self._notes, self.post)
+        #: Why the last stop did not end it; None when it did.
+        self.stop_error: LlamaManError | None = None
 
     # --- the inbox -----------------------------------------------------------------------------------
 
@@ -148,29 +135,31 @@ class Supervisor:
             case m.Want():
                 self._on_want(message)
             case m.Adopted(handle=handle):
-                await self._begin_readiness(handle, adopted=True)
+                await self._begin_readiness(handle, "adopted, checking its health")
             case m.Stop():
                 await self._on_stop(message)
             case m.Started(generation=generation, handle=handle) if generation == current:
                 self._spawning = False
                 self.instance.handle = handle
-                self._background(self._note())
+                self._background(self._notes.will())
                 if self._stop:
                     self._begin_stop()
                 else:
-                    await self._begin_readiness(handle, adopted=False)
+                    await self._begin_readiness(handle)
             case m.Started(handle=handle):
-                await self._s.stop(self._runtime.stop, handle, m.STOP_GRACE_S)
+                await self._s.stop(self._s.runtime(self.instance.runtime).stop, handle, m.STOP_GRACE_S)
             case _ if message.generation != current:  # late news of an earlier generation
                 return
+            case m.Fetching(text=text):
+                self._on_fetching(text)
             case m.Planned(plan=plan):
                 self._on_planned(plan)
             case m.StartFailed(error=error):
                 self._on_start_failed(error)
             case m.Ready():
                 self._on_ready(message)
-            case m.NotReady(reason=reason):
-                self._on_not_ready(reason)
+            case m.NotReady():
+                self._on_not_ready(message)
             case m.Exited(exit=exit_):
                 self._on_exited(exit_)
             case m.Diagnosed():
@@ -182,10 +171,11 @@ class Supervisor:
             case m.Idle():
                 self._on_idle()
             case m.Retry():
-                if self.instance.state is State.BACKOFF:
-                    self._begin_start("supervisor", "restarting after a crash")
+                self._on_retry()
             case m.Suspect():
                 self._on_suspect()
+            case m.Wedged():
+                self._on_wedged()
 
     # --- starting ------------------------------------------------------------------------------------
 
@@ -228,22 +218,33 @@ class Supervisor:
         self._want = None
         self._spawning = True
         self._set(State.PREPARING, reason, actor)
-        self._background(self._prepare(instance.generation))
+        self._preparing = self._background(self._errands.prepare(instance.generation))
 
-    async def _prepare(self, generation: int) -> None:
-        try:
-            await self._s.open_port(self.instance)
-            plan = await self._s.plan(self.instance, generation)
-            await self._persist()  # the intent is durable before the process exists
-        except LlamaManError as error:
-            self.post(m.StartFailed(generation, error))
-        except Exception as error:
-            log.exception("instance %s: planning failed", self.instance.id)
-            self.post(m.StartFailed(generation, LaunchError(f"internal error: {type(error).__name__}")))
-        else:
-            self.post(m.Planned(generation, plan))
+    def _on_fetching(self, text: str | None) -> None:
+        instance = self.instance
+        if instance.state is not State.PREPARING:
+            return  # it was given up meanwhile
+        has_begun, instance.fetching = instance.fetching is None, text
+        if self._stop and text:
+            self._abandon_fetch()
+            return
+        instance.reason = text or "its engine is here"
+        now = time.monotonic()
+        if has_begun or text is None or now - self._told_at >= fetching.NEWS_EVERY_S:
+            self._told_at = now
+            self._s.told(instance, "fetching")
+
+    def _abandon_fetch(self) -> None:
+        """Stop without waiting for what is being fetched; others may still want it."""
+        assert self._preparing is not None
+        self._preparing.cancel()
+        self._spawning = False
+        self._s.release_internal(self.instance)
+        self._after_stop(None)
 
     def _on_planned(self, plan: LaunchPlan) -> None:
+        if not self._spawning:
+            return  # it was given up in the very moment of its completion
         if self._stop:
             self._spawning = False
             self._s.release_internal(self.instance)
@@ -251,31 +252,30 @@ class Supervisor:
             return
         self._set(State.STARTING, "loading the model", self.instance.actor)
         self.instance.started = time.time()
-        self._background(self._spawn(plan))
-
-    async def _spawn(self, plan: LaunchPlan) -> None:
-        try:
-            handle = await self._s.start(self._runtime.start, plan)
-        except LlamaManError as error:
-            self.post(m.StartFailed(plan.generation, error))
-        except Exception as error:
-            log.exception("instance %s: the runtime failed", plan.instance_id)
-            self.post(
-                m.StartFailed(plan.generation, LaunchError(f"the runtime failed: {type(error).__name__}"))
-            )
-        else:
-            self.post(m.Started(plan.generation, handle))
+        self._background(self._errands.spawn(plan))
 
     def _on_start_failed(self, error: LlamaManError) -> None:
+        if not self._spawning:
+            return
         self._spawning = False
-        self._s.release_internal(self.instance)
+        instance = self.instance
+        self._s.release_internal(instance)
         if self._stop:
             self._after_stop(None)
             return
-        self._s.breaker.death(self.instance.config_hash, error.message, time.monotonic())
+        now = time.monotonic()
+        if isinstance(error, fetching.FetchFailed):
+            hold_s = error.retry_after or fetching.HOLD_S
+            self._s.breaker.hold(instance.config_hash, error.message, hold_s, now)
+        elif not isinstance(error, RuntimeLost):  # neither is the model's fault
+            self._s.breaker.death(instance.config_hash, error.message, now)
         self._fail(error.message)
 
-    async def _begin_readiness(self, handle: Any, *, adopted: bool) -> None:
+    async def _begin_readiness(self, handle: Handle, adopted: str | None = None) -> None:
+        """Watch it and wait for its first answer.
+
+        :param adopted: the reason to show where it was not started just now.
+        """
         instance = self.instance
         instance.handle = handle
         instance.api_key = self._s.api_key(instance.id, handle.generation).encode()
@@ -286,33 +286,17 @@ class Supervisor:
         def exited(exit_: Exit) -> None:
             loop.call_soon_threadsafe(self.post, m.Exited(generation, exit_))
 
-        self._unwatch = await self._s.inspect(self._runtime.watch, handle, exited)
-        self._adopted = adopted
-        if adopted:
-            self._set(State.STARTING, "adopted, checking its health", "boot")
-        self._readiness = loop.create_task(self._await_ready(generation))
+        watch = self._s.runtime(instance.runtime).watch
+        self._unwatch = await self._s.inspect(watch, handle, exited)
+        self._adopted = adopted is not None
+        if adopted is not None:
+            self._set(State.STARTING, adopted, "boot")
+        self._await_ready()
+        self._background(self._errands.guard_memory(generation))
 
-    async def _await_ready(self, generation: int) -> None:
-        instance = self.instance
-        client = instance.client
-        assert client is not None
-        health = Health(
-            client,
-            instance.api_key,
-            instance.log_path,
-            instance.handle.pid if instance.handle else None,
-            load_timeout_s=self._s.load_timeout_s,
-            health_timeout_s=self._s.health_timeout_s,
-        )
-        try:
-            facts = await await_ready(health)
-        except TimeoutError as error:
-            self.post(m.NotReady(generation, str(error)))
-        except Exception as error:
-            log.exception("instance %s: its health could not be checked", instance.id)
-            self.post(m.NotReady(generation, f"its health could not be checked: {type(error).__name__}"))
-        else:
-            self.post(m.Ready(generation, facts.slots, facts.context_length))
+    def _await_ready(self) -> None:
+        waiting = self._errands.await_ready(self.instance.generation)
+        self._readiness = asyncio.get_running_loop().create_task(waiting)
 
     def _on_ready(self, ready: m.Ready) -> None:
         instance = self.instance
@@ -327,13 +311,17 @@ class Supervisor:
             instance.load_seconds = round(instance.ready_at - instance.started, 3)
         self._s.breaker.success(instance.config_hash)
         self._set(State.READY, "ready", instance.actor)
-        self._background(self._note())
+        self._background(self._notes.will())
         self._arm_idle()
 
-    def _on_not_ready(self, reason: str) -> None:
-        if self.instance.state is State.STARTING and not self._stop:
-            self._s.breaker.death(self.instance.config_hash, reason, time.monotonic())
-            self._end_process(m.Stop("stopped", "supervisor", reason, 0))
+    def _on_not_ready(self, news: m.NotReady) -> None:
+        if self.instance.state is not State.STARTING or self._stop:
+            return
+        if self._lost:
+            self._await_ready()
+            return
+        self._s.breaker.death(self.instance.config_hash, news.reason, time.monotonic())
+        self._end_process(m.Stop("stopped", "supervisor", news.reason, 0, grace_s=news.grace_s))
 
     # --- ending --------------------------------------------------------------------------------------
 
@@ -344,16 +332,7 @@ class Supervisor:
         instance.last_exit = exit_
         if instance.client:
             instance.client.abort()
-        self._background(self._diagnose(instance.generation, exit_))
-
-    async def _diagnose(self, generation: int, exit_: Exit) -> None:
-        try:
-            cause = await self._s.inspect(self._s.diagnose, self.instance, exit_)
-        except Exception:
-            log.exception("instance %s: the cause of its end could not be found out", self.instance.id)
-            how = f"signal {exit_.signal}" if exit_.signal is not None else f"status {exit_.code}"
-            cause = f"the engine ended ({how})"
-        self.post(m.Diagnosed(generation, exit_, cause))
+        self._background(self._errands.diagnose(instance.generation, exit_))
 
     def _on_diagnosed(self, news: m.Diagnosed) -> None:
         instance = self.instance
@@ -382,9 +361,20 @@ class Supervisor:
         pause = min(FIRST_BACKOFF_S * 2**instance.restarts, LONGEST_BACKOFF_S)
         instance.restarts += 1
         self._set(State.BACKOFF, f"{news.cause}; restarting in {pause:.0f} s", "supervisor")
-        self._background(self._note())
+        self._background(self._notes.will())
+        self._arm_retry(pause)
+
+    def _on_retry(self) -> None:
+        if self.instance.state is not State.BACKOFF:
+            return
+        if self._lost:
+            self._arm_retry(LOST_PAUSE_S)
+            return
+        self._begin_start("supervisor", "restarting after a crash")
+
+    def _arm_retry(self, pause_s: float) -> None:
         self._retry_timer = asyncio.get_running_loop().call_later(
-            pause, self.post, m.Retry(instance.generation)
+            pause_s, self.post, m.Retry(self.instance.generation)
         )
 
     @property
@@ -392,11 +382,21 @@ class Supervisor:
         """Whether a stop is under way or will be as soon as its process can be stopped."""
         return self._stop is not None or self.instance.state in (State.STOPPING, State.DRAINING)
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether its engine is just being started or stopped, so that what others see of it means nothing."""
+        return self._spawning or self._stop is not None or self.instance.state is State.STOPPING
+
     async def _on_stop(self, stop: m.Stop) -> None:
         instance = self.instance
+        if (reason := self._lost) and stop.actor not in _BACK_ALREADY and self._refuses_stops:
+            self.stop_error = RuntimeLost(f"it cannot be stopped now: {reason}", retry_after=LOST_RETRY_S)
+            _answer(stop)
+            return
+        self.stop_error = None
         if stop.done:
             self._stop_waiters.append(stop.done)
-        if instance.state in _STILL and (stop.give_up or stop.target == "sleeping") and not instance.handle:
+        if instance.state in STILL and (stop.give_up or stop.target == "sleeping") and not instance.handle:
             self._answer_stops(done=True)  # it has gone meanwhile, in its own way
             return
         if stop.give_up:
@@ -408,10 +408,8 @@ class Supervisor:
         else:
             stop = self._not_weaker(stop)
             instance.desired = stop.target
-            try:  # durable before anything is ended, so that the next manager completes a stop under way
-                await self._persist()
-            except LlamaManError as error:
-                log.warning("instance %s: its stop could not be noted: %s", instance.id, error.message)
+            # Durable before anything is ended, so that the next manager completes a stop under way.
+            await self._notes.may("its stop")
         self._want = None
         match instance.state:
             case State.READY:
@@ -426,7 +424,9 @@ class Supervisor:
                 self._stop = stop
             case State.QUEUED | State.PREPARING | State.STARTING:
                 self._stop = stop
-                if not self._spawning:
+                if instance.fetching:
+                    self._abandon_fetch()
+                elif not self._spawning:
                     self._begin_stop()
             case State.SLEEPING | State.STOPPED | State.FAILED | State.BACKOFF:
                 self._cancel_timers()
@@ -476,38 +476,34 @@ class Supervisor:
         self._stop = stop
         if self._readiness:
             self._readiness.cancel()
+        self._before_stop = instance.state
         self._set(State.STOPPING, stop.reason, stop.actor)
         if instance.client:
             instance.client.abort()
-        self._background(self._end(instance.generation))
-
-    async def _end(self, generation: int) -> None:
-        handle = self.instance.handle
-        grace_s = self._stop.grace_s if self._stop else m.STOP_GRACE_S
-        exit_: Exit | None = None
-        try:
-            await self._persist()  # so that the next manager completes the stop if this one is killed
-        except LlamaManError as error:
-            log.warning("instance %s: its stop could not be recorded: %s", self.instance.id, error.message)
-        try:
-            if handle:
-                exit_ = await self._s.stop(self._runtime.stop, handle, grace_s)
-        except LlamaManError as error:
-            self.post(m.Stopped(generation, None, error))
-        except Exception as error:
-            log.exception("instance %s: the runtime could not stop it", self.instance.id)
-            self.post(m.Stopped(generation, None, LaunchError(f"stop failed: {type(error).__name__}")))
-        else:
-            self.post(m.Stopped(generation, exit_))
+        self._background(self._errands.end(instance.generation, stop.grace_s))
 
     async def _on_stopped(self, news: m.Stopped) -> None:
         if news.error:
-            self._stop = self._want = None
+            stop, self._stop, self._want = self._stop, None, None
+            self.stop_error = news.error
             self._answer_stops(done=False)
-            self._fail(f"could not be stopped: {news.error.message}")
+            if isinstance(news.error, RuntimeLost) and self._before_stop in (*_RUNNING, State.STARTING):
+                await self._keep(stop, news.error)
+            else:
+                self._fail(f"could not be stopped: {news.error.message}")
             return
         self._process_gone()
         self._after_stop(news.exit)
+
+    async def _keep(self, stop: m.Stop | None, error: RuntimeLost) -> None:
+        """Its runtime was lost in the middle of its stop: go on with it, and see whether it still answers."""
+        instance = self.instance
+        assert instance.handle is not None
+        if stop is None or stop.actor not in _OF_THE_MANAGER:
+            instance.desired = "running"
+        self._background(self._notes.will())
+        self._let_go()
+        await self._begin_readiness(instance.handle, f"could not be stopped: {error.message}")
 
     def _after_stop(self, exit_: Exit | None) -> None:
         stop = self._stop
@@ -537,9 +533,16 @@ class Supervisor:
     async def _store_outcome(self, state: State) -> None:
         if state in (State.STOPPED, State.FAILED):
             await self._s.release_port(self.instance)
-        await self._note()
+        await self._notes.will()
 
     def _process_gone(self) -> None:
+        self._let_go()
+        self.instance.handle = None
+        self.instance.slots = None
+        self._s.release_internal(self.instance)
+
+    def _let_go(self) -> None:
+        """Neither watch it nor talk to it any more."""
         if self._unwatch:
             self._unwatch()
             self._unwatch = None
@@ -550,9 +553,6 @@ class Supervisor:
         if client:
             client.abort()
             self._background(client.close())
-        self.instance.handle = None
-        self.instance.slots = None
-        self._s.release_internal(self.instance)
 
     def _fail(self, reason: str) -> None:
         self._cancel_timers()
@@ -579,8 +579,10 @@ class Supervisor:
         if instance.state is not State.READY or timeout <= 0:
             return
         idle_for = time.monotonic() - (instance.last_release or 0)
-        if instance.active or instance.queued or idle_for < timeout:
+        if self._lost or instance.active or instance.queued or idle_for < timeout:
             wait = timeout if instance.active or instance.queued else timeout - idle_for
+            if self._lost:
+                wait = max(wait, LOST_PAUSE_S)
             self._idle_timer = asyncio.get_running_loop().call_later(
                 max(wait, 0.05), self.post, m.Idle(instance.generation)
             )
@@ -590,7 +592,7 @@ class Supervisor:
 
     def options_changed(self) -> None:
         """Live options changed: note them, and look at the idle time again."""
-        self._background(self._note())
+        self._background(self._notes.will())
         self._rearm_idle()
 
     def _rearm_idle(self) -> None:
@@ -600,19 +602,11 @@ class Supervisor:
             self._arm_idle()
 
     def _on_suspect(self) -> None:
-        if self.instance.state is State.READY and self.instance.client:
-            self._background(self._check_wedged(self.instance.generation))
+        if self.instance.state is State.READY and self.instance.client and not self._lost:
+            self._background(self._errands.check_wedged(self.instance.generation))
 
-    async def _check_wedged(self, generation: int) -> None:
-        instance = self.instance
-        for _ in range(3):
-            if instance.generation != generation or instance.state is not State.READY or not instance.client:
-                return
-            if await probe(instance.client, self._s.health_timeout_s):
-                instance.failures = 0
-                return
-            await asyncio.sleep(0.5)
-        if instance.generation == generation and instance.state is State.READY:
+    def _on_wedged(self) -> None:
+        if self.instance.state is State.READY and not self._lost:
             self._want = m.Want("supervisor", "restarting a wedged engine")
             self._end_process(
                 m.Stop("sleeping", "watchdog", "the engine no longer answers", 0, grace_s=m.SHORT_GRACE_S)
@@ -621,11 +615,20 @@ class Supervisor:
     # --- small things --------------------------------------------------------------------------------
 
     @property
-    def _runtime(self) -> Runtime:
-        return self._s.runtime(self.instance.runtime)
+    def _lost(self) -> str | None:
+        return self._s.lost(self.instance.runtime)
+
+    @property
+    def _refuses_stops(self) -> bool:
+        """Whether there is an engine, or may be one, that could not be reached; one that ends already does so."""
+        instance = self.instance
+        if instance.state is State.STOPPING:
+            return False
+        return bool(instance.handle) or instance.unsettled or instance.state is State.STARTING
 
     def _set(self, state: State, reason: str, actor: str) -> None:
         previous, self.instance.state = self.instance.state, state
+        self.instance.fetching = None
         self.instance.reason = reason
         self.instance.actor = actor
         self._s.changed(self.instance, previous)
@@ -633,31 +636,6 @@ class Supervisor:
     def _answer_stops(self, *, done: bool) -> None:
         waiters, self._stop_waiters = self._stop_waiters, []
         _tell(waiters, done=done)
-
-    async def _note(self) -> None:
-        """Store what has happened; as long as that fails, try again now and then."""
-        try:
-            await self._persist()
-        except LlamaManError as error:
-            log.warning("instance %s: what happened could not be stored: %s", self.instance.id, error.message)
-            if not self._noting_again:
-                self._noting_again = True
-                self._background(self._note_again())
-
-    async def _note_again(self) -> None:
-        pause = FIRST_NOTE_PAUSE_S
-        while True:
-            await asyncio.sleep(pause)
-            try:
-                await self._persist()
-            except LlamaManError:
-                pause = min(pause * 2, LONGEST_BACKOFF_S)
-            else:
-                self._noting_again = False
-                return
-
-    async def _persist(self) -> None:
-        await self._s.persist(self.instance)
 
     def _cancel_timers(self) -> None:
         for timer in (self._drain_timer, self._idle_timer, self._retry_timer):
@@ -688,13 +666,3 @@ def _answer(message: m.Message) -> None:
     """Tell whoever waits for a stop that nobody will carry it out any more."""
     if isinstance(message, m.Stop) and message.done and not message.done.done():
         message.done.set_result(False)
-
-
-def unavailable(instance: Instance, breaker: Breaker) -> LlamaManError:
-    """Why a request cannot be served by a failed instance, as the waiters are told."""
-    pause = breaker.check(instance.config_hash, time.monotonic())
-    retry = max(1, round(pause.seconds)) if pause else 5
-    message = f"model '{instance.model}' could not be loaded: {instance.reason}"
-    if instance.last_exit is not None:
-        return EngineDied(message, retry_after=retry)
-    return ModelUnavailable(message, retry_after=retry)

@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from llamaman.core import fetching
 from llamaman.core.admission import Launcher
 from llamaman.core.instance import Instance
-from llamaman.errors import InvalidField, LlamaManError, ModelUnavailable, QueueFull
+from llamaman.errors import InvalidField, LlamaManError, ModelUnavailable, QueueFull, RuntimeLost
 from llamaman.gateway.upstream import Upstream
 from llamaman.records import ModelView, State
 
@@ -118,8 +119,11 @@ class Pool:
 
         :raises QueueFull: the queue is at its limit, or the wait took longer than REQUEST_TIMEOUT.
         :raises LlamaManError: whatever stands in the way of the start.
+        :raises ModelUnavailable: what is to serve it is on its way, but nobody need wait for that now.
         """
         instances = self._candidates(only)
+        if delay := _delay(instances):
+            raise delay
         depth = max((int(i.options.get("max_queue_depth") or 0) for i in instances), default=0)
         if len(self._tickets) >= (depth or DEFAULT_QUEUE_DEPTH):
             raise QueueFull("request queue full", retry_after=1)
@@ -183,6 +187,8 @@ class Pool:
     def changed(self, instance: Instance) -> None:
         """An instance of this model changed its state."""
         self.show()
+        if instance.delay:
+            self._send_away(instance)
         if instance.state is State.READY:
             self.pump()
             return
@@ -201,6 +207,14 @@ class Pool:
             else:
                 ticket.future.set_exception(self._why(instance))
 
+    def _send_away(self, instance: Instance) -> None:
+        """Tell those who have nobody else to wait for."""
+        for ticket in self._tickets:
+            if ticket.future.done() or ticket.only not in (None, instance.id):
+                continue
+            if delay := _delay(self._candidates(ticket.only)):
+                ticket.future.set_exception(delay)
+
     def _why(self, instance: Instance) -> LlamaManError:
         if instance.state is State.FAILED:
             return self._fleet.unavailable(instance)
@@ -209,7 +223,7 @@ class Pool:
     def _choose(self, only: str | None, weight: int, awaited: Collection[str] = ()) -> Instance | None:
         best: Instance | None = None
         for instance in self._fleet.of_model(self._path):
-            if instance.state is not State.READY or instance.last_exit is not None:
+            if instance.state is not State.READY or instance.unsettled or instance.last_exit is not None:
                 continue
             if instance.id in awaited or (only is not None and instance.id != only):
                 continue
@@ -278,6 +292,16 @@ class Pool:
         )
 
 
+def _delay(instances: Collection[Instance]) -> ModelUnavailable | None:
+    """Why it makes no sense to wait for any of these now; None when it does, or when none is on its way."""
+    coming = [instance for instance in instances if instance.state in _ALIVE]
+    if not coming or not all(instance.delay for instance in coming):
+        return None
+    first = coming[0]
+    cause = RuntimeLost if first.lost else ModelUnavailable
+    return cause(f"model '{first.model}' is not loaded yet: {first.delay}", retry_after=fetching.RETRY_S)
+
+
 class Pools:
     """All pools, by model file."""
 
@@ -294,6 +318,6 @@ class Pools:
         return pool
 
     def changed(self, instance: Instance, _previous: State | None = None) -> None:
-        """An instance changed its state; called by the registry on the loop."""
+        """An instance changed its state, or why it need not be waited for; called by the registry on the loop."""
         if pool := self._pools.get(instance.model_path):
             pool.changed(instance)

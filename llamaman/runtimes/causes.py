@@ -167,7 +167,7 @@ def cause(exit_: Exit | None, lines: Sequence[str]) -> str:
     """
     if exit_ is not None and exit_.cause:
         return exit_.cause
-    lines = _this_run(lines)
+    lines = this_run(lines)
     for pattern, sentence in _COMPILED:
         for line in lines:
             found = pattern.search(line)
@@ -197,7 +197,8 @@ def _by_status(exit_: Exit | None) -> str:
     return _STATUSES.get(exit_.code, f"it ended with exit status {exit_.code}")
 
 
-def _this_run(lines: Sequence[str]) -> Sequence[str]:
+def this_run(lines: Sequence[str]) -> Sequence[str]:
+    """The lines after the last start mark, all of them where there is none."""
     for index in range(len(lines) - 1, -1, -1):
         if lines[index].startswith(START_MARK):
             return lines[index + 1 :]

@@ -27,9 +27,11 @@ from llamaman.core.admission import Policy
 from llamaman.core.engine_client import EngineUnreachable
 from llamaman.core.events import Events
 from llamaman.core.instance import Instance
-from llamaman.core.instances import COLLECTION, Instances, Parts
+from llamaman.core.instances import Instances
+from llamaman.core.parts import COLLECTION, Parts
 from llamaman.core.ports import PortPool
 from llamaman.core.store import Changes, Document, Operation, Store
+from llamaman.core.supervisor import Supervisor
 from llamaman.errors import LlamaManError, NotFound, PortTaken, StoreReadOnly
 from llamaman.gateway.pool import Grant, Pools
 from llamaman.records import (
@@ -327,7 +329,7 @@ class World:
         self.internal = PortPool(INTERNAL[0], INTERNAL[-1])
         self.instances = Instances(self._parts())
         self.pools = Pools(self.instances, 10.0)
-        self.instances.subscribe(self.pools.changed)
+        self.instances.subscribe(self.pools.changed, reasons=True)
         self.instances.subscribe(lambda i, _: self.history.append((i.id, i.state, i.generation)))
         await asyncio.wait_for(self.instances.boot(), 10)
         try:
@@ -415,6 +417,9 @@ class World:
         instance = self.instances.get(instance_id)
         assert instance is not None
         return instance
+
+    def supervisor(self, instance_id: str) -> Supervisor:
+        return self.instances._roster.supervisor(self.get(instance_id))
 
     async def reach(self, instance_id: str, *states: State, seconds: float = 5) -> Instance:
         """Wait for one of ``states``."""

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from llamaman.core import instances as registry
+from llamaman.core.parts import COLLECTION
 from llamaman.errors import LaunchError, StoreCorrupt
 from llamaman.records import Address, Exit, Handle, State
 
@@ -392,7 +392,7 @@ def test_a_store_that_cannot_be_written_does_not_hinder_the_boot(world: World) -
 
 def test_a_record_that_cannot_be_read_stops_the_boot_by_name_and_touches_no_process(world: World) -> None:
     recorded(world)
-    world.store.put(registry.COLLECTION, "two", {"id": "two", "state": "dreaming"})
+    world.store.put(COLLECTION, "two", {"id": "two", "state": "dreaming"})
 
     async def main() -> None:
         async with world.manager():

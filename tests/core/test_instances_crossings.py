@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from llamaman.core import errands, notes, supervisor
 from llamaman.core import instances as registry
-from llamaman.core import supervisor
 from llamaman.core.admission import Policy
 from llamaman.errors import Conflict, LaunchError, LlamaManError, NotFound
 from llamaman.gateway.pool import Grant
@@ -100,7 +100,7 @@ async def put_to_sleep(world: World, instance_id: str) -> None:
     instance = world.get(instance_id)
     world.managed_idle_timeout_s = 0.01
     instance.options = {**instance.options, "idle_timeout_min": 0.0005}
-    world.instances._supervisors[instance_id].options_changed()
+    world.supervisor(instance_id).options_changed()
     await world.reach(instance_id, State.SLEEPING)
     instance.options = {**instance.options, "idle_timeout_min": 5}
 
@@ -124,7 +124,7 @@ def test_a_stop_right_after_falling_asleep_is_answered_when_it_is_stopped(world:
         instance = await world.running(idle_timeout_min=5)
         world.store.delay_s = 0.05
         instance.options = {**instance.options, "idle_timeout_min": 0.0005}
-        world.instances._supervisors[instance.id].options_changed()
+        world.supervisor(instance.id).options_changed()
         await world.reach(instance.id, State.SLEEPING)  # and this is being stored now
         assert (await world.stop(instance.id)).state is State.STOPPED
 
@@ -135,7 +135,7 @@ def test_the_death_of_a_process_that_is_found_out_late_does_not_undo_a_stop(worl
     async def story(world: World) -> None:
         instance = await world.running()
         found_out = asyncio.Event()
-        own = world.instances._supervisors[instance.id]
+        own = world.supervisor(instance.id)._errands
         original = own._s
 
         async def slow(function: Any, *arguments: Any) -> Any:
@@ -379,7 +379,7 @@ def test_a_health_answer_that_makes_no_sense_does_not_load_for_ever(
     async def bad(health: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr(supervisor, "await_ready", bad)
+    monkeypatch.setattr(errands, "await_ready", bad)
 
     async def story(world: World) -> None:
         instance_id = (await world.launch()).id
@@ -431,7 +431,7 @@ def test_a_store_that_stops_writing_at_any_moment_hangs_nobody(world: World, ref
 def test_a_stop_that_could_not_be_stored_is_stored_when_the_disk_has_room_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(supervisor, "FIRST_NOTE_PAUSE_S", 0.02)
+    monkeypatch.setattr(notes, "FIRST_PAUSE_S", 0.02)
 
     async def story(world: World) -> None:
         instance = await world.running(idle_timeout_min=5)

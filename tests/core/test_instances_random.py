@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from llamaman.core import breaker, supervisor
+from llamaman.core import breaker, notes, supervisor
 from llamaman.core import instances as registry
 from llamaman.core.admission import Policy
 from llamaman.errors import LaunchError, LlamaManError
@@ -33,7 +33,8 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of seconds become pauses of milliseconds."""
     monkeypatch.setattr(registry, "USER_DRAIN_S", 0.05)
     monkeypatch.setattr(supervisor, "FIRST_BACKOFF_S", 0.01)
-    monkeypatch.setattr(supervisor, "FIRST_NOTE_PAUSE_S", 0.01)
+    monkeypatch.setattr(notes, "FIRST_PAUSE_S", 0.01)
+    monkeypatch.setattr(notes, "LONGEST_PAUSE_S", 0.05)
     monkeypatch.setattr(supervisor, "LONGEST_BACKOFF_S", 0.05)
     monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(breaker, "LONGEST_PAUSE_S", 0.05)

@@ -14,7 +14,9 @@ import pytest
 from llamaman.core import messages as m
 from llamaman.core.breaker import Breaker
 from llamaman.core.instance import Instance
-from llamaman.core.supervisor import Services, Supervisor
+from llamaman.core.memory_guard import Allowance
+from llamaman.core.services import Report, Services
+from llamaman.core.supervisor import Supervisor
 from llamaman.errors import LaunchError
 from llamaman.records import Address, Engine, Exit, Handle, LaunchPlan, State
 
@@ -102,7 +104,7 @@ class World:
             await self.spawning.wait()
             return function(*arguments)
 
-        async def plan(instance: Instance, generation: int) -> LaunchPlan:
+        async def plan(instance: Instance, generation: int, report: Report) -> LaunchPlan:
             await self.planning.wait()
             if self.plan_error:
                 raise self.plan_error
@@ -128,9 +130,12 @@ class World:
             plan=plan,
             api_key=lambda instance_id, generation: "key",
             runtime=lambda name: self,  # type: ignore[arg-type,return-value] # all that is asked of it
+            lost=lambda name: None,
             connect=lambda address: Client(),
             changed=lambda instance, previous: self.states.append(instance.state),
+            told=lambda instance, kind: None,
             diagnose=diagnose,
+            allowance=lambda instance: Allowance(1, 1),
             release_internal=lambda instance: self.internal.discard(instance.id),
             release_port=nothing,
             open_port=nothing,

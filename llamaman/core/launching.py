@@ -1,0 +1,293 @@
+"""How instances come to run: what is admitted, who leaves for it, and what becomes of a plan. On the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from llamaman.core import fetching, launch_events, memory_guard, planner
+from llamaman.core import messages as m
+from llamaman.core.admission import Admit, Confirm, Launcher, decide
+from llamaman.core.breaker import Breaker
+from llamaman.core.instance import STILL, Instance
+from llamaman.core.instance_ports import InstancePorts
+from llamaman.core.memory_guard import Allowance
+from llamaman.core.parts import Parts
+from llamaman.core.reach import Reach
+from llamaman.core.roster import Roster
+from llamaman.core.runtime_choice import needs_port
+from llamaman.core.services import Report
+from llamaman.core.workers import Workers
+from llamaman.errors import (
+    Conflict,
+    EngineDied,
+    InvalidField,
+    LlamaManError,
+    ModelUnavailable,
+    NotFound,
+)
+from llamaman.records import Handle, InstanceView, LaunchPlan, LaunchRequest, ModelView, State
+
+
+class Confirmation(Conflict):
+    """The caller must confirm that a limit is to be exceeded."""
+
+    code = "confirm_required"
+    confirm_required = True
+
+
+class Launching:
+    """Works on the registry's own parts.
+
+    :param write: stores a record. :param end: asks for a stop and tells whether it came to pass.
+    :param entered: announces an instance that is new.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        roster: Roster,
+        workers: Workers,
+        ports: InstancePorts,
+        reach: Reach,
+        breaker: Breaker,
+        *,
+        write: Callable[[Instance], Awaitable[None]],
+        end: Callable[[Instance, m.Stop], Awaitable[bool]],
+        entered: Callable[[Instance], None],
+    ) -> None:
+        self._p = parts
+        self._roster = roster
+        self._workers = workers
+        self._ports = ports
+        self._reach = reach
+        self._breaker = breaker
+        self._write = write
+        self._end = end
+        self._entered = entered
+        #: One launch at a time decides what fits, in the order of asking.
+        self.admission = asyncio.Lock()
+
+    # --- something is to run -------------------------------------------------------------------------
+
+    async def ensure_running(
+        self, model: ModelView, only: str | None, launcher: Launcher, *, embedding: bool
+    ) -> None:
+        """See that some instance of a model (or the given one) is running, coming or about to end.
+
+        :raises ModelUnavailable: the model limit, a configuration that keeps dying, or a lost runtime.
+        """
+        self._workers.refuse_if_closing()  # what is put to sleep now must not be woken by those who queued for it
+        known = self._roster.of_path(model.path)
+        instances = [i for i in known if only in (None, i.id) and self._roster.has(i)]
+        if only is not None and not instances:
+            raise NotFound("this instance no longer exists")
+        if any(i.state not in STILL and not self._roster.supervisor(i).leaving for i in instances):
+            return
+        still = [i for i in instances if i.state in STILL]
+        if still:
+            chosen = min(still, key=_wake_order)
+            await self._wake(chosen, launcher)
+            if not self._roster.has(chosen):
+                await self.ensure_running(model, only, launcher, embedding=embedding)
+            return
+        if instances:
+            return  # all are on their way out: the pool asks again when they are
+        options = {"embedding_model": True} if embedding else {}
+        request = LaunchRequest(model_path=model.path, options=options, managed=True)
+        await self.launch(request, "gateway", launcher)
+
+    async def launch(self, request: LaunchRequest, actor: str, launcher: Launcher) -> InstanceView:
+        """A new instance, which begins to start."""
+        model = self._p.model_at(request.model_path)
+        if not model.runnable:
+            reason = self._p.why_not_runnable(model.path) or "llama.cpp cannot run it"
+            raise InvalidField("model_path", f"model '{model.name}' cannot be launched: {reason}")
+        resolved = await self.resolve(model, request.options)
+        async with self.admission:
+            await self.admit(
+                launcher,
+                embedding=bool(resolved.options["embedding_model"]),
+                confirmed=request.confirm_overcommit,
+                starting=None,
+            )
+            return await self._create(model, resolved, request, actor)
+
+    async def _create(
+        self, model: ModelView, resolved: planner.Resolved, request: LaunchRequest, actor: str
+    ) -> InstanceView:
+        self._workers.refuse_if_closing()
+        instance_id = str(uuid.uuid4())
+        port = self._ports.claim(request.port, instance_id)
+        instance = Instance(
+            id=instance_id,
+            model=model.name,
+            model_path=model.path,
+            port=port,
+            runtime=resolved.runtime.name,
+            log_path=self._p.log_path(instance_id),
+            overrides=dict(request.options),
+            options=resolved.options,
+            preset=request.preset,
+            managed=request.managed,
+            state=State.QUEUED,
+            desired="running",
+            reason="launched",
+            actor=actor,
+            engine=resolved.engine.name,
+            engine_digest=resolved.engine.digest,
+            config_hash=resolved.config_hash,
+        )
+        try:
+            await self._write(instance)
+        except BaseException:
+            self._ports.unclaim(instance_id)
+            raise
+        supervisor = self._roster.enter(instance)
+        self._entered(instance)
+        supervisor.post(m.Want(actor, "launched"))
+        return instance.view()
+
+    async def _wake(self, instance: Instance, launcher: Launcher) -> None:
+        stops = instance.stops
+        if self._reach.reason(instance.runtime):  # unless its preset names an engine elsewhere by now
+            await self.resolve(instance, instance.overrides)
+        if (pause := self._breaker.check(instance.config_hash, time.monotonic())) and (
+            await self._unchanged(instance)
+        ):
+            raise ModelUnavailable(
+                f"model '{instance.model}' could not be loaded: {pause.reason}",
+                retry_after=max(1, round(pause.seconds)),
+            )
+        embedding = bool(instance.options.get("embedding_model"))
+        async with self.admission:
+            await self.admit(launcher, embedding=embedding, confirmed=False, starting=instance.id)
+            self._workers.refuse_if_closing()
+            if not self._roster.has(instance):
+                return  # it was removed while others were decided about
+            if instance.stops != stops:
+                raise ModelUnavailable(f"model '{instance.model}' was stopped", retry_after=5)
+            await self._roster.supervisor(instance).tell(m.Want("gateway", "woken by a request"))
+
+    async def _unchanged(self, instance: Instance) -> bool:
+        """Whether a wake would try the very configuration that keeps dying."""
+        try:
+            resolved = await self.resolve(instance, instance.overrides)
+        except LlamaManError:
+            return True
+        if resolved.config_hash == instance.config_hash:
+            return True
+        instance.config_hash = resolved.config_hash
+        return False
+
+    def unavailable(self, instance: Instance) -> LlamaManError:
+        """Why a request cannot be served by a failed instance, as the waiters are told."""
+        pause = self._breaker.check(instance.config_hash, time.monotonic())
+        retry = max(1, round(pause.seconds)) if pause else 5
+        message = f"model '{instance.model}' could not be loaded: {instance.reason}"
+        if instance.last_exit is not None:
+            return EngineDied(message, retry_after=retry)
+        return ModelUnavailable(message, retry_after=retry)
+
+    # --- who has to leave ----------------------------------------------------------------------------
+
+    async def admit(
+        self, launcher: Launcher, *, embedding: bool, confirmed: bool, starting: str | None
+    ) -> None:
+        """Make room for one more, or say why there is none. Only with the lock ``admission``."""
+        decision = decide(
+            launcher,
+            [instance.view() for instance in sorted(self._roster.all(), key=lambda i: i.created)],
+            self._p.policy(),
+            embedding=embedding,
+            confirmed=confirmed,
+            starting=starting,
+        )
+        match decision:
+            case Admit(victims=victims):
+                for victim in victims:
+                    await self._evict(victim)
+            case Confirm(message=message):
+                raise Confirmation(message)
+            case _:
+                raise ModelUnavailable(decision.message, retry_after=30)
+
+    async def _evict(self, instance_id: str) -> None:
+        instance = self._roster.get(instance_id)
+        if instance is None:
+            return
+        target: m.Target = "sleeping" if instance.wakes_on_request else "stopped"
+        gone = await self._end(
+            instance, m.Stop(target, "admission", "evicted", self._p.drain_timeout_s, give_up=True)
+        )
+        if not gone:
+            self._reach.refuse_if_lost(instance.runtime)
+            raise ModelUnavailable(
+                f"model '{instance.model}' is busy and could not be evicted within "
+                f"{self._p.drain_timeout_s:g} s (DRAIN_TIMEOUT)",
+                retry_after=30,
+            )
+
+    # --- what supervisors use ------------------------------------------------------------------------
+
+    async def resolve(self, model: ModelView | Instance, overrides: Mapping[str, Any]) -> planner.Resolved:
+        """Options, runtime and engine of a launch.
+
+        :raises RuntimeLost: the runtime that it needs cannot be reached now.
+        """
+        path = model.model_path if isinstance(model, Instance) else model.path
+        workers = self._workers
+        resolved = await workers.run(workers.starts, planner.resolve, path, overrides, self._p.sources)
+        self._reach.refuse_if_lost(resolved.runtime.name)
+        return resolved
+
+    async def plan(self, instance: Instance, generation: int, report: Report) -> LaunchPlan:
+        """The plan of the next generation; its engine is here when this returns.
+
+        :param report: told while the engine is fetched.
+        """
+        self._workers.refuse_if_closing()
+        start = self._workers.on(self._workers.starts)
+        resolved = await self._resolve_anew(instance)
+        if await fetching.fetch(resolved.runtime, resolved.engine, start, report):
+            resolved = await self._resolve_anew(instance)  # its flags are known only now
+        port = self._ports.claim_internal(instance) if needs_port(resolved.runtime) else 0
+        plan: LaunchPlan = await start(planner.plan, instance, generation, resolved, port, self._p.sources)
+        instance.memory_estimate = plan.memory_estimate
+        return plan
+
+    async def _resolve_anew(self, instance: Instance) -> planner.Resolved:
+        resolved = await self.resolve(instance, instance.overrides)
+        instance.options = resolved.options
+        instance.engine = resolved.engine.name
+        instance.engine_digest = resolved.engine.digest
+        instance.runtime = resolved.runtime.name
+        instance.config_hash = resolved.config_hash
+        self._reach.show(instance)
+        return resolved
+
+    async def start_engine(self, start: Callable[[LaunchPlan], Handle], plan: LaunchPlan) -> Handle:
+        """Start it, and have the audit log know."""
+        actor = instance.actor if (instance := self._roster.get(plan.instance_id)) else ""
+        try:
+            handle = await self._workers.run(self._workers.starts, start, plan)
+        except LlamaManError as error:
+            launch_events.failed(self._p.events, plan, actor, error)
+            raise
+        launch_events.started(self._p.events, plan, actor)
+        return handle
+
+    def allowance(self, instance: Instance) -> Allowance:
+        """The memory that an instance may take while it loads. Blocks."""
+        estimate = instance.memory_estimate
+        return memory_guard.allowance(
+            estimate, 0 if estimate is not None else self._p.model_at(instance.model_path).size
+        )
+
+
+def _wake_order(instance: Instance) -> tuple[int, float]:
+    """Sleeping before stopped before failed; then the oldest."""
+    return ([State.SLEEPING, State.STOPPED, State.FAILED].index(instance.state), instance.created)
