@@ -85,11 +85,12 @@ def check_docker(socket: Path | None = SOCKET, *, used: bool = False) -> list[Fi
     if used:
         return [_docker_in_use(socket)]
     network = skip("network", "engines do not run in containers")
+    socket = SOCKET if socket is None else socket
     try:
-        status = (SOCKET if socket is None else socket).stat()
+        status = socket.stat()
     except OSError:
         return [ok("docker", "there is no Docker socket here"), network]
-    if not stat.S_ISSOCK(status.st_mode) or not os.access(socket or SOCKET, os.R_OK | os.W_OK):
+    if not stat.S_ISSOCK(status.st_mode) or not os.access(socket, os.R_OK | os.W_OK):
         return [ok("docker", f"the Docker socket {socket} is closed to this account"), network]
     what = f"this account may use the Docker socket {socket} {_how(status)}, which is {_power(status)}"
     cure = "engines run as processes and need no Docker: take the socket or the group away from this account"
