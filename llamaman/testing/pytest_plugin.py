@@ -76,3 +76,33 @@ def process_runtime(real_engine: TestEngine, tmp_path: Path) -> Iterator[Process
 def engine(process_runtime: ProcessRuntime, real_engine: TestEngine) -> Engine:
     """Each real engine in turn, as the runtime of ``process_runtime`` offers it."""
     return next(engine for engine in process_runtime.engines() if engine.name == real_engine.name)
+
+
+@pytest.fixture(scope="session")
+def docker_host() -> str:
+    """Where a real Docker engine answers, as in DOCKER_HOST; for tests marked ``real("docker")``."""
+    import os
+
+    from llamaman.runtimes.docker.daemon import Daemon, DaemonError, DaemonGone
+
+    host = os.environ.get("DOCKER_HOST") or "unix:///var/run/docker.sock"
+    daemon = Daemon(host, timeout_s=10)
+    try:
+        daemon.version()
+    except (DaemonGone, DaemonError) as error:
+        pytest.skip(f"no Docker engine answers at {daemon.address} ({error}): start one, or set DOCKER_HOST")
+    finally:
+        daemon.close()
+    return host
+
+
+@pytest.fixture(scope="session")
+def server_image(docker_host: str) -> str:
+    """The name of an image with a real llama-server that the engine at ``docker_host`` has."""
+    from llamaman.testing.docker_images import NoImage
+    from llamaman.testing.docker_images import server_image as build
+
+    try:
+        return build(docker_host)
+    except NoImage as error:
+        pytest.skip(str(error))
