@@ -64,3 +64,5 @@ models = _from(_models)
 targets = _from(lambda client: _models(client) + _instances(client))
 #: A user's name.
 user_names = _from(lambda client: [item["name"] for item in client.call("GET", "/api/users")])
+#: A container image.
+images = _from(lambda client: [item["name"] for item in client.call("GET", "/api/images")["images"]])

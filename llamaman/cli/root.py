@@ -25,6 +25,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "logs": ("instances", "Show an instance's log."),
     "models": ("library", "List the models on disk."),
     "presets": ("library", "Show or change saved launch options."),
+    "images": ("images", "List, pull and delete the container images of llama-server."),
     "why": ("operate", "Say why a model or an instance is as it is."),
     "requests": ("operate", "List or cancel requests that are being answered."),
     "events": ("operate", "Show what happened, or follow it."),

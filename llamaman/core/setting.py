@@ -6,6 +6,7 @@ Values come from JSON and are never coerced; values from the environment are tex
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Any, Literal, TypeGuard
 
@@ -27,6 +28,8 @@ class Setting:
     :ivar scope: ``node`` settings are kept per node of a cluster.
     :ivar editable: False: set by LlamaMan itself, accepted and ignored in what users send.
     :ivar restart: a change takes effect with the next start of LlamaMan.
+    :ivar pattern: a regular expression that a text, or every text of a list, must match as a whole; Python and
+        JavaScript must read it alike. ``form`` says the same in words, for the error: "must be <form>".
     """
 
     name: str
@@ -41,6 +44,8 @@ class Setting:
     minimum: float | None = None
     maximum: float | None = None
     choices: tuple[str, ...] = ()
+    pattern: str | None = None
+    form: str = ""
 
 
 def is_number(value: object) -> TypeGuard[float]:
@@ -78,11 +83,11 @@ def read(setting: Setting, value: object) -> Any:
             if not isinstance(value, str) or value not in setting.choices:
                 raise InvalidField(name, f"{name} must be one of {', '.join(setting.choices)}")
         case "text":
-            _text(name, value)
+            _text(setting, value)
         case "list":
             if not isinstance(value, list | tuple) or len(value) > 1000:
                 raise InvalidField(name, f"{name} must be a list of at most 1000 strings")
-            return tuple(_text(name, item) for item in value)
+            return tuple(_text(setting, item) for item in value)
     return value
 
 
@@ -118,7 +123,10 @@ def _in_range(setting: Setting, number: float) -> None:
         raise InvalidField(setting.name, f"{setting.name} must be {span}")
 
 
-def _text(name: str, value: object) -> str:
+def _text(setting: Setting, value: object) -> str:
+    name = setting.name
     if not isinstance(value, str) or len(value) > 4096 or has_controls(value):
         raise InvalidField(name, f"{name} must be text of at most 4096 characters without control characters")
+    if setting.pattern is not None and not re.fullmatch(setting.pattern, value):
+        raise InvalidField(name, f"{name} must be {setting.form}, not '{value[:100]}'")
     return value

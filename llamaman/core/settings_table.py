@@ -8,6 +8,13 @@ from __future__ import annotations
 
 from llamaman.core.setting import Setting
 
+_PART = r"[a-z0-9]+(?:(?:\.|__?|-+)[a-z0-9]+)*"
+#: A repository, with a registry's host or without, and a tag with wildcards or a digest; the runtime reads it closer.
+IMAGE_PATTERN = (
+    rf"(?:[A-Za-z0-9.-]+(?::[0-9]{{1,5}})?/)?{_PART}(?:/{_PART})*"
+    r"(?::[A-Za-z0-9_.*?-]{1,128}|@sha256:[0-9a-f]{64})"
+)
+
 CORE_SETTINGS: tuple[Setting, ...] = (
     Setting("require_auth", "bool", True, "Inference and model lists need an API key."),
     Setting(
@@ -45,6 +52,16 @@ CORE_SETTINGS: tuple[Setting, ...] = (
         "Extra arguments may hold flags that LlamaMan does not know; owned and refused ones stay refused.",
     ),
     Setting("instances.web_ui", "bool", False, "Instances serve llama.cpp's own web page."),
+    Setting(
+        "images.allowed",
+        "list",
+        ("ghcr.io/ggml-org/llama.cpp:*",),
+        "Container images that launches may use and LlamaMan may pull, besides LLAMA_IMAGE, which is always allowed. "
+        "`*` and `?` stand for any characters of a tag; an image's code sees the model and the GPU.",
+        pattern=IMAGE_PATTERN,
+        form="a repository with a tag, in which * and ? are wildcards, or with a digest, such as "
+        "ghcr.io/ggml-org/llama.cpp:server-*",
+    ),
     Setting("auto_retry_failed_downloads", "bool", False, "Try failed downloads again."),
     Setting(
         "retry_count_per_failed_download",

@@ -15,6 +15,8 @@ NAMES: Final[Mapping[tuple[str, str], str]] = {
     ("POST", "/api/instances/{id}/restart"): "instances.restart",
     ("DELETE", "/api/instances/{id}/remove"): "instances.remove",
     ("POST", "/api/models/rescan"): "models.rescan",
+    ("POST", "/api/images/pull"): "images.pull",
+    ("DELETE", "/api/images"): "images.delete",
     ("PUT", "/api/presets/{model_path...}"): "presets.save",
     ("PATCH", "/api/presets/{model_path...}"): "presets.note",
     ("DELETE", "/api/presets/{model_path...}"): "presets.delete",

@@ -97,6 +97,9 @@ def setting_schema(row: Mapping[str, Any]) -> JsonSchema:
     schema: JsonSchema = {**_SETTINGS[row["type"]], **_range(row["minimum"], row["maximum"])}
     if row["choices"]:
         schema["enum"] = list(row["choices"])
+    if row["pattern"]:
+        shape = {"pattern": f"^(?:{row['pattern']})$"}
+        schema = schema | ({"items": schema["items"] | shape} if row["type"] == "list" else shape)
     default = row["default"]
     return schema | {
         "description": row["help"],

@@ -6,7 +6,8 @@ A blueprint that needs more says so here, so that what management can do to the 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from concurrent.futures import Future
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from llamaman.records import InstanceView, LaunchRequest, PluginRecord, ResourceUse
 from llamaman.runtime import Runtime
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from llamaman.core.settings import Settings
     from llamaman.gateway.in_flight import RequestView
     from llamaman.library.library import Library
+    from llamaman.runtimes.docker.images import ImageView
+    from llamaman.runtimes.docker.pulls import Pull
 
 
 class Instances(Protocol):
@@ -74,6 +77,35 @@ class Requests(Protocol):
 
     def cancel(self, request_id: str, actor: str) -> None:
         """End one; NotFound when it is over."""
+
+
+class Images(Protocol):
+    """The container images of a runtime. Thread-safe; no call waits for a pull."""
+
+    @property
+    def current(self) -> str:
+        """The image of launches that name none."""
+
+    def views(self) -> Sequence[ImageView]:
+        """The current one, then the others; RuntimeLost."""
+
+    def pulls(self) -> Sequence[Pull]:
+        """What is being pulled, newest first, then the last pulls that ended."""
+
+    def pull(self, ref: str) -> tuple[Pull, Future[None]]:
+        """Begin to pull an allowed image; InvalidField, Forbidden."""
+
+    def remove(self, ref: str) -> str:
+        """Delete an image and return its name; InvalidField, NotFound, Conflict, RuntimeLost."""
+
+
+@runtime_checkable
+class HasImages(Protocol):
+    """A runtime whose engines are container images."""
+
+    @property
+    def images(self) -> Images:
+        """They are managed here."""
 
 
 class Services(Protocol):

@@ -14,6 +14,7 @@ from llamaman.core.key_record import checked_scope
 from llamaman.dashboard.services import Services
 from llamaman.records import Identity
 
+_IMAGES: Final = "images.allowed"
 _STRONG: Final = frozenset({Scope.MANAGE, Scope.ADMIN})
 
 
@@ -36,8 +37,18 @@ def require_for_key(kernel: Services, identity: Identity, scope: str | None) -> 
 
 
 def require_for_settings(kernel: Services, identity: Identity, patch: Mapping[str, Any]) -> None:
-    """The same for changed settings, if inference would become open to everybody."""
+    """The same for changed settings, if inference would become open to everybody, or other images could be run."""
     # Whatever is not plainly true may be read as off; that rule belongs to the setting.
     turned_off = "require_auth" in patch and patch["require_auth"] is not True
     if turned_off and kernel.settings.get("require_auth"):
         require_sudo(kernel, identity)
+    if any(given != list(kernel.settings.get(_IMAGES)) for given in _given(patch, _IMAGES)):
+        require_sudo(kernel, identity)
+
+
+def _given(patch: Mapping[str, Any], name: str) -> list[Any]:
+    """What a body says about a setting: by its dotted name, within objects, or both."""
+    found = [patch[name]] if name in patch else []
+    group, _, rest = name.partition(".")
+    inner = patch.get(group)
+    return found + (_given(inner, rest) if rest and isinstance(inner, Mapping) else [])

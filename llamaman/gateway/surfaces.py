@@ -27,6 +27,7 @@ MANAGEMENT = frozenset(
         "audit",
         "doctor",
         "events",
+        "images",
         "instances",
         "llamaman",
         "me",

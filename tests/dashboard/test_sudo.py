@@ -22,6 +22,7 @@ SENSITIVE: list[tuple[str, str, Any]] = [
     ("POST", "/api/api-keys", {"name": "k", "scope": "admin"}),
     ("POST", "/api/settings", {"require_auth": False}),
     ("POST", "/api/settings", {"admin_ui_enforce_max_models": True, "require_auth": 0}),
+    ("POST", "/api/settings", {"images.allowed": ["evil/x:*"]}),
 ]
 HARMLESS: list[tuple[str, str, Any]] = [
     ("GET", "/api/users", None),

@@ -48,6 +48,7 @@ class Pull:
 
     :ivar percent: of the phase that ``state`` names; None when unknown.
     :ivar error: why it failed, in words that say what to do; None unless it did.
+    :ivar detail: Docker's own words then, which may hold addresses.
     :ivar started: epoch seconds at which it was asked for.
     """
 
@@ -58,6 +59,7 @@ class Pull:
     error: str | None
     started: float
     finished: float | None = None
+    detail: str | None = None
 
 
 @dataclass(slots=True)
@@ -215,6 +217,7 @@ class Pulls:
                     percent=None if error else 100,
                     message="the pull failed" if error else "pulled",
                     error=error.message if error else None,
+                    detail=error.detail if error else None,
                     finished=time.time(),
                 )
             )

@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 
 from llamaman.core.config_values import IMAGE
+from llamaman.core.setting import read
+from llamaman.core.settings_table import CORE_SETTINGS
+from llamaman.errors import InvalidField
 from llamaman.runtimes.docker.image_names import (
     check_pattern,
     default_image,
@@ -17,6 +20,7 @@ from llamaman.runtimes.docker.image_names import (
 DIGEST = "sha256:" + "a" * 64
 OTHER = "sha256:" + "b" * 64
 LLAMA = "ghcr.io/ggml-org/llama.cpp"
+ALLOWED = next(setting for setting in CORE_SETTINGS if setting.name == "images.allowed")
 
 
 @pytest.mark.parametrize(
@@ -161,6 +165,32 @@ def test_nothing_else_is_allowed(ref: str, pattern: str) -> None:
 def test_a_pattern_of_another_form_is_refused_with_what_to_write(pattern: str, hint: str) -> None:
     with pytest.raises(ValueError, match=hint):
         check_pattern(pattern)
+
+
+def setting_takes(pattern: str) -> bool:
+    try:
+        read(ALLOWED, [pattern])
+    except InvalidField:
+        return False
+    return True
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    [
+        *(f"{LLAMA}:*", f"{LLAMA}:server-?", "busybox:latest", "127.0.0.1:5000/x:*", f"{LLAMA}@{DIGEST}"),
+        *("a__b/c-d--e.f:*", "localhost/x:y"),
+        *(LLAMA, "*", "*:*", "", "ghcr.io/*/x:*", f"{LLAMA}:[a]", f"{LLAMA}:x@{DIGEST}", f"{LLAMA}@sha256:a"),
+        *("a/" * 500 + "a", "a-" * 2000, "x:y\n", "x:y z"),
+    ],
+)
+def test_the_setting_takes_what_can_be_read_here(pattern: str) -> None:
+    try:
+        check_pattern(pattern)
+    except ValueError:
+        assert not setting_takes(pattern)
+    else:
+        assert setting_takes(pattern)
 
 
 # --- which image launches use ------------------------------------------------------------------------

@@ -1,0 +1,228 @@
+"""A real registry, relays that slow, record and cut connections, and images that no other test knows.
+
+For tests of pulls. dockerd takes registries on 127.0.0.0/8 without TLS, so that nothing has to be configured.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+import secrets
+import shutil
+import socket
+import subprocess
+import tarfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+REGISTRY = shutil.which("docker-registry")
+_REQUEST = re.compile(rb"^(GET|HEAD|POST|PUT|PATCH|DELETE) (\S+) HTTP/1\.[01]\r\n", re.MULTILINE)
+
+
+def until(holds: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+    """The first truthy value of ``holds``."""
+    deadline = time.monotonic() + timeout_s
+    while not (value := holds()):
+        assert time.monotonic() < deadline, what
+        time.sleep(0.01)
+    return value
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def registry(folder: Path, *, accounts: str = "") -> Iterator[str]:
+    """Run one on a free port of 127.0.0.1; yields ``host:port``.
+
+    :param accounts: the text of an htpasswd file; without it everybody may pull and push.
+    """
+    assert REGISTRY, "docker-registry is not installed"
+    folder.mkdir()
+    port = free_port()
+    auth = ""
+    if accounts:
+        (folder / "htpasswd").write_text(accounts)
+        auth = f"auth: {{htpasswd: {{realm: test, path: {folder / 'htpasswd'}}}}}\n"
+    config = folder / "config.yml"
+    config.write_text(
+        f"version: 0.1\nlog: {{level: error}}\n{auth}"
+        f"storage: {{filesystem: {{rootdirectory: {folder / 'store'}}}}}\n"
+        f"http: {{addr: '127.0.0.1:{port}'}}\n"
+    )
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([REGISTRY, "serve", str(config)], stdout=log, stderr=log)
+        try:
+            until(lambda: _answers(port), (folder / "log").read_text())
+            yield f"127.0.0.1:{port}"
+        finally:
+            process.terminate()
+            process.wait(10)
+
+
+def _answers(port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
+@dataclass
+class Relay:
+    """Passes bytes on from where it listens to ``upstream``; both TCP addresses or paths of unix sockets.
+
+    :ivar rate: bytes per second towards the client, None for as fast as it goes.
+    :ivar requests: method and path of what came, such as ``("GET", "/v2/")``.
+    """
+
+    upstream: tuple[str, int] | str
+    path: Path | None = None
+    rate: float | None = None
+    requests: list[tuple[str, str]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._lock = threading.Lock()
+        self._open: set[socket.socket] = set()
+        self._port = 0
+        self.open()
+
+    @property
+    def address(self) -> str:
+        """``host:port``, or a URL for DOCKER_HOST."""
+        return f"unix://{self.path}" if self.path else f"127.0.0.1:{self._port}"
+
+    def open(self) -> None:
+        """Listen (again, after a cut)."""
+        if self.path:
+            self.path.unlink(missing_ok=True)
+            self._listener = socket.socket(socket.AF_UNIX)
+            self._listener.bind(str(self.path))
+        else:
+            self._listener = socket.create_server(("127.0.0.1", self._port))
+            self._port = self._listener.getsockname()[1]
+        self._listener.listen(64)
+        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
+
+    def cut(self) -> None:
+        """Break every connection and refuse new ones."""
+        with contextlib.suppress(OSError):  # ends the accept; not connected, as Linux says
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+        with self._lock:
+            found, self._open = self._open, set()
+        for connection in found:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def count(self, method: str, pattern: str) -> int:
+        """How many requests of this kind came."""
+        return sum(1 for said, path in list(self.requests) if said == method and re.search(pattern, path))
+
+    def _accept(self, listener: socket.socket) -> None:
+        while True:
+            try:
+                client, _ = listener.accept()
+            except OSError:
+                return
+            try:
+                other = self._connect()
+            except OSError:
+                client.close()
+                continue
+            with self._lock:
+                self._open |= {client, other}
+            threading.Thread(target=self._pass, args=(client, other, False), daemon=True).start()
+            threading.Thread(target=self._pass, args=(other, client, True), daemon=True).start()
+
+    def _connect(self) -> socket.socket:
+        if isinstance(self.upstream, str):
+            connection = socket.socket(socket.AF_UNIX)
+            connection.connect(self.upstream)
+            return connection
+        return socket.create_connection(self.upstream)
+
+    def _pass(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(16 << 10):
+                if not is_answer:
+                    self.requests += [(m.decode(), p.decode()) for m, p in _REQUEST.findall(data)]
+                elif self.rate:
+                    time.sleep(len(data) / self.rate)
+                target.sendall(data)
+        for end in (source, target):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)
+
+
+@dataclass
+class Lab:
+    """Makes images on one Docker engine and removes them all.
+
+    :ivar client: the SDK's client, for what LlamaMan itself never does: build, tag, push.
+    """
+
+    client: Any
+    names: list[str] = field(default_factory=list)
+
+    def unique(self, registry: str = "") -> str:
+        """A repository that nobody else uses."""
+        return f"{registry}{'/' if registry else ''}llamaman-test/{secrets.token_hex(6)}"
+
+    def build(self, name: str, dockerfile: str, *, random_bytes: int = 0) -> str:
+        """Build an image; its context has ``payload`` (random bytes) and ``link.tar`` (/start -> the server)."""
+        files = {
+            "Dockerfile": dockerfile.encode(),
+            "payload": secrets.token_bytes(random_bytes),
+            "link.tar": _tar({}, links={"start": "/app/llama-server"}),
+        }
+        self.names.append(name)
+        self.client.images.build(
+            fileobj=io.BytesIO(_tar(files)), custom_context=True, tag=name, rm=True, forcerm=True
+        )
+        return name
+
+    def tag(self, image: str, name: str) -> str:
+        self.client.images.get(image).tag(name)
+        self.names.append(name)
+        return name
+
+    def push(self, name: str) -> None:
+        for event in self.client.api.push(name, stream=True, decode=True):
+            assert "error" not in event, event
+
+    def remove(self, *names: str) -> None:
+        for name in names:
+            self.names.append(name)
+            self._remove(name)
+
+    def close(self) -> None:
+        for name in dict.fromkeys(self.names):
+            self._remove(name)
+        self.client.close()
+
+    def _remove(self, name: str) -> None:
+        import docker.errors
+
+        with contextlib.suppress(docker.errors.ImageNotFound):
+            self.client.images.remove(name)
+
+
+def _tar(files: Mapping[str, bytes], links: Mapping[str, str] | None = None) -> bytes:
+    made = io.BytesIO()
+    with tarfile.open(fileobj=made, mode="w") as archive:
+        for name, data in files.items():
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.mode = len(data), 0o755
+            archive.addfile(entry, io.BytesIO(data))
+        for name, target in (links or {}).items():
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.linkname = tarfile.SYMTYPE, target
+            archive.addfile(entry)
+    return made.getvalue()
