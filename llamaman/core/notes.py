@@ -12,8 +12,8 @@ from llamaman.errors import LlamaManError
 
 log = logging.getLogger("llamaman.supervisor")
 
-FIRST_PAUSE_S = 2.0
-LONGEST_PAUSE_S = 60.0
+FIRST_WRITE_PAUSE_S = 2.0
+LONGEST_WRITE_PAUSE_S = 60.0
 
 
 class Notes:
@@ -54,13 +54,13 @@ class Notes:
                 self._background(self._again())
 
     async def _again(self) -> None:
-        pause = FIRST_PAUSE_S
+        pause = FIRST_WRITE_PAUSE_S
         while True:
             await asyncio.sleep(pause)
             try:
                 await self.must()
             except LlamaManError:
-                pause = min(pause * 2, LONGEST_PAUSE_S)
+                pause = min(pause * 2, LONGEST_WRITE_PAUSE_S)
             else:
                 self._trying_again = False
                 return

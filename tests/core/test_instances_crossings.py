@@ -431,7 +431,7 @@ def test_a_store_that_stops_writing_at_any_moment_hangs_nobody(world: World, ref
 def test_a_stop_that_could_not_be_stored_is_stored_when_the_disk_has_room_again(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(notes, "FIRST_PAUSE_S", 0.02)
+    monkeypatch.setattr(notes, "FIRST_WRITE_PAUSE_S", 0.02)
 
     async def story(world: World) -> None:
         instance = await world.running(idle_timeout_min=5)

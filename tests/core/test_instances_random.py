@@ -33,8 +33,8 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of seconds become pauses of milliseconds."""
     monkeypatch.setattr(registry, "USER_DRAIN_S", 0.05)
     monkeypatch.setattr(supervisor, "FIRST_BACKOFF_S", 0.01)
-    monkeypatch.setattr(notes, "FIRST_PAUSE_S", 0.01)
-    monkeypatch.setattr(notes, "LONGEST_PAUSE_S", 0.05)
+    monkeypatch.setattr(notes, "FIRST_WRITE_PAUSE_S", 0.01)
+    monkeypatch.setattr(notes, "LONGEST_WRITE_PAUSE_S", 0.05)
     monkeypatch.setattr(supervisor, "LONGEST_BACKOFF_S", 0.05)
     monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(breaker, "LONGEST_PAUSE_S", 0.05)
