@@ -65,7 +65,7 @@ def settings() -> str:
             code(each.name),
             each.type,
             code(json.dumps(each.default)),
-            span(each.minimum, each.maximum, each.choices),
+            span(each.minimum, each.maximum, each.choices) or each.form,
             each.scope,
             code(each.env),
             "yes" if each.name in used or not each.editable else "not yet",

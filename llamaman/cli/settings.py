@@ -93,12 +93,12 @@ def _is_within(name: str, wanted: str | None) -> bool:
 
 
 def allowed(row: Mapping[str, Any]) -> str | None:
-    """The range of a setting, in words."""
+    """The range of a setting, or the form of its texts, in words."""
     if row["choices"]:
         return "|".join(row["choices"])
     least, most = row["minimum"], row["maximum"]
     if least is None and most is None:
-        return None
+        return row.get("form") or None
     return f"{'' if least is None else format(least, 'g')}..{'' if most is None else format(most, 'g')}"
 
 
