@@ -30,7 +30,7 @@ _NOT_YET: Final = frozenset({"created", "configured", "initialized"})  # the lat
 _ASKING: Final = frozenset({signal.SIGTERM, signal.SIGINT, signal.SIGQUIT})
 _KILLED: Final = 128 + signal.SIGKILL
 #: What containers end with when their daemon goes away: politely, by signal, or unseen by the next daemon.
-_ENDED_WITH_DAEMON: Final = frozenset({None, 0, 128 + signal.SIGTERM, 128 + signal.SIGINT, _KILLED, 255})
+_ENDED_WITH_DAEMON: Final = frozenset({0, 128 + signal.SIGTERM, 128 + signal.SIGINT, _KILLED, 255})
 _ACTIONS: Final = {"died": "die", "remove": "destroy"}  # Podman's words -> Docker's
 
 
@@ -93,15 +93,15 @@ def has_ended(inspected: Mapping[str, Any], now: float) -> bool:
 
 
 def exit_from(
-    inspected: Mapping[str, Any] | None, story: Story, *, expected: bool, after_break: bool, now: float
+    inspected: Mapping[str, Any] | None, story: Story, *, expected: bool, restarted: bool, now: float
 ) -> Exit:
     """The record of an end.
 
     :param inspected: what the daemon says of the container that has ended; None: it is gone.
     :param story: of the current connection.
     :param expected: we ended it ourselves, so nobody else did.
-    :param after_break: it ran before the connection broke. If the events, asked for from before the break, do not
-        tell of its end, the daemon that saw it is gone: it was restarted.
+    :param restarted: the daemon is another one since it was watched. It has ended the containers of the one before,
+        or that one did; nobody else could have while there was no daemon.
     """
     if inspected is None or inspected["State"].get("Running"):  # somebody restarted it since
         code, at, oom = _known(story.code), story.at, story.oom
@@ -118,10 +118,7 @@ def exit_from(
     known_oom = True if oom else None if code in {None, _KILLED} else False
     if expected:
         return Exit(code, None, at, oom=known_oom)
-    cause = out_of_memory(limit) if oom else _foreign(inspected, story, code)
-    if cause is None and after_break and not story.tells_end and code in _ENDED_WITH_DAEMON:
-        cause = DAEMON_RESTARTED
-    return Exit(code, None, at, oom=known_oom, cause=cause)
+    return Exit(code, None, at, oom=known_oom, cause=_cause(inspected, story, code, oom, restarted, limit))
 
 
 def restarted_since(inspected: Mapping[str, Any], story: Story) -> bool:
@@ -139,6 +136,21 @@ def moment(text: object) -> float | None:
     except ValueError:
         return None
     return (found if found.tzinfo else found.replace(tzinfo=UTC)).timestamp()
+
+
+def _cause(
+    inspected: Mapping[str, Any] | None,
+    story: Story,
+    code: int | None,
+    oom: bool,
+    restarted: bool,
+    limit: int | None,
+) -> str | None:
+    if oom:
+        return out_of_memory(limit)
+    if restarted and inspected is not None and code in _ENDED_WITH_DAEMON:
+        return DAEMON_RESTARTED
+    return _foreign(inspected, story, code)
 
 
 def _foreign(inspected: Mapping[str, Any] | None, story: Story, code: int | None) -> str | None:

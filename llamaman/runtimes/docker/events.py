@@ -69,6 +69,9 @@ class Deaths:
         self._stories: OrderedDict[str, Story] = OrderedDict()
         self._lost: str | None = None
         self._broke_at: float | None = None
+        self._newest: float | None = None  # event that was ever heard, by the daemon's clock
+        self._known: float | None = None  # the newest event before this connection
+        self._same = False  # the daemon knows of events before this connection: it was not restarted
         self._closed = threading.Event()
         self._heard: Heard = queue.SimpleQueue()
         self._reader: EventReader | None = None
@@ -178,7 +181,7 @@ class Deaths:
     def _serve(self, reader: EventReader) -> None:
         """Report what ended meanwhile, say that the daemon is back, and follow events until they end."""
         try:
-            self._look(reader, after_break=self._broke_at is not None)
+            self._look(reader, again=self._broke_at is not None)
         except DaemonGone as gone:
             self._gone(gone)
             return
@@ -192,6 +195,7 @@ class Deaths:
         """Open the events; None when the daemon is lost, which has been told then."""
         with self._changed:
             self._stories.clear()  # they are told anew, unless their daemon is gone
+            self._known, self._same = self._newest, False
             since = (self._broke_at or time.time()) - _HISTORY_S
             reader = self._reader = EventReader(self._daemon, self._labels, since, self._heard)
         reader.start()
@@ -223,7 +227,7 @@ class Deaths:
             try:
                 source, what = self._heard.get(timeout=_PING_EVERY_S)
             except queue.Empty:
-                if not self._look(reader, after_break=False):
+                if not self._look(reader, again=False):
                     self._daemon.version()
                 continue
             if source is not reader:
@@ -258,10 +262,10 @@ class Deaths:
         self._report(container_id, exit_)
         return True
 
-    def _look(self, reader: EventReader, *, after_break: bool) -> int:
+    def _look(self, reader: EventReader, *, again: bool) -> int:
         """Ask for each watched container and report those that have ended; returns how many were asked for.
 
-        :param after_break: there was a connection before; what ended since may have ended with its daemon.
+        :param again: there was a connection before; what has ended since may have ended with its daemon.
         :raises DaemonGone: the daemon cannot be asked.
         """
         with self._changed:
@@ -272,8 +276,9 @@ class Deaths:
             if inspected is None or has_ended(inspected, time.time()):
                 ended[container_id] = inspected
         self._hear_of(set(ended), reader)
+        restarted = again and not self._same
         for container_id, inspected in ended.items():
-            self._report(container_id, self._exit(container_id, inspected, after_break=after_break))
+            self._report(container_id, self._exit(container_id, inspected, restarted=restarted))
         return len(watched)
 
     def _hear_of(self, ended: set[str], reader: EventReader) -> None:
@@ -309,6 +314,9 @@ class Deaths:
             while len(self._stories) > _REMEMBERED:
                 self._stories.popitem(last=False)
             story.add(action, attributes, at)
+            if at is not None:
+                self._same = self._same or (self._known is not None and at <= self._known)
+                self._newest = max(at, self._newest or at)
             self._changed.notify_all()
         return container_id if action in {"die", "destroy"} else None
 
@@ -316,12 +324,12 @@ class Deaths:
         with self._changed:
             return self._stories.get(container_id, Story())
 
-    def _exit(self, container_id: str, inspected: Json | None, *, after_break: bool = False) -> Exit:
+    def _exit(self, container_id: str, inspected: Json | None, *, restarted: bool = False) -> Exit:
         with self._changed:
             story = self._stories.get(container_id, Story())
             story = replace(story, signals=list(story.signals))
             expected = container_id in self._expected
-        return exit_from(inspected, story, expected=expected, after_break=after_break, now=time.time())
+        return exit_from(inspected, story, expected=expected, restarted=restarted, now=time.time())
 
     def _remember(self, container_id: str, exit_: Exit) -> Exit:
         exit_ = self._ended.setdefault(container_id, exit_)
