@@ -89,6 +89,7 @@ INSTANCE: Final = record(
     managed=FLAG,
     runtime=TEXT,
     engine=maybe(TEXT),
+    engine_digest=maybe(TEXT),
     pid=maybe(WHOLE),
     container_id=maybe(TEXT),
     container_name=maybe(TEXT),

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from browser_site import PASSWORD, Browser, Site
 from management_door import Manager, eventually
+from test_openapi import conforms, declared
 
 from llamaman.access import Scope
 from llamaman.runtimes.docker.daemon import Daemon
@@ -59,11 +60,18 @@ def allow(place: Manager, *patterns: str) -> None:
     assert status == 200, answer
 
 
+def described(place: Manager, method: str, path: str, status: int, answer: Any) -> None:
+    """The answer is what the API's description says of it."""
+    document = place.call("GET", "/api/openapi.json", key=place.key(Scope.VIEW))[1]
+    conforms(document, declared(document, method, path, status), answer)
+
+
 def test_a_viewer_sees_the_images_and_what_is_pulled(place: Manager, lab: Lab, server_image: str) -> None:
     mine = lab.tag(server_image, f"{lab.unique()}:x")
     allow(place, mine.replace(":x", ":*"))
     status, answer = place.call("GET", "/api/images", key=place.key(Scope.VIEW))
     assert status == 200
+    described(place, "get", "/api/images", 200, answer)
     assert answer["current_image"] == server_image
     assert answer["pulls"] == []
     current, other = answer["images"]
@@ -81,6 +89,7 @@ def test_a_pull_is_accepted_at_once_and_its_end_is_told(place: Manager, lab: Lab
     allow(place, name)
     status, begun = place.call("POST", "/api/images/pull", {"image": name}, key=place.key(Scope.MANAGE))
     assert status == 202
+    described(place, "post", "/api/images/pull", 202, begun)
     assert (begun["image"], begun["finished_at"], begun["error"]) == (name, None, None)
     viewer = place.key(Scope.VIEW)
 
@@ -89,6 +98,7 @@ def test_a_pull_is_accepted_at_once_and_its_end_is_told(place: Manager, lab: Lab
         return pull if pull["status"] == "error" else None
 
     seen = eventually(lambda: ended(viewer))
+    described(place, "get", "/api/images/pull-status", 200, {"pulls": [seen]})
     assert f"docker pull {name}" in seen["error"]
     assert seen["detail"] is None
     assert "connection refused" in ended(place.key(Scope.MANAGE))["detail"]
@@ -141,6 +151,7 @@ def test_an_administrator_deletes_an_image_but_not_a_used_or_the_current_one(
         200,
         {"ok": True, "image": name},
     )
+    described(place, "delete", "/api/images", 200, {"ok": True, "image": name})
     assert place.call("DELETE", "/api/images", {"image": name}, key=admin)[0] == 404
     outcomes = [(row["object"], row["outcome"]) for row in audited(place) if row["action"] == "images.delete"]
     assert (name, "ok") in outcomes
