@@ -85,7 +85,7 @@ _ERRORS: Final[tuple[tuple[str, str], ...]] = (
         "the Docker network '{}' was removed or exists twice meanwhile; launch again and LlamaMan puts it right",
     ),
     (
-        r"no available,? (?:network|ipv4|address)|no available network|address pools have been fully subnetted",
+        r"non-overlapping ipv4 address pool|no available (?:network|ipv4|address)|address pools have been fully",
         "Docker has no address left for another container or network: remove networks that nobody uses "
         "('docker network prune'), or give the daemon more with default-address-pools",
     ),
