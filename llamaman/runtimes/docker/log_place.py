@@ -1,0 +1,107 @@
+"""Where the log of a container that an earlier manager started goes on. For log_pump.py.
+
+The file's modification time is the time stamp of the last piece in it (log_file.py sees to that). What the daemon
+has of that moment is compared with the end of the file, since pieces may share a time stamp, since a manager may be
+killed between the writing of a piece and of its time, and since some file systems keep whole seconds.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Final
+
+from llamaman.runtimes import logfiles
+from llamaman.runtimes.causes import START_MARK
+from llamaman.runtimes.docker.daemon import Daemon
+from llamaman.runtimes.docker.stream import newest, since_moment
+
+_SLACK_NS: Final = 2_000_000_000
+_COMPARED: Final = 512  # bytes: a line or a few
+_HELD: Final = 1 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidate:
+    since: str
+    data: bytes
+    moment: int
+
+
+def place_in_log(daemon: Daemon, container_id: str, path: Path) -> str | None:
+    """The ``since`` of what is not in the file yet; None: of everything.
+
+    :raises DaemonGone: the daemon cannot be reached.
+    :raises DaemonError: the container is gone, or its output cannot be read.
+    """
+    found = _end_of(path)
+    if found is None:
+        return None
+    end, moment = found
+    if _last_line(end).startswith(START_MARK.encode()):
+        return None
+    begin = since_moment(moment - _SLACK_NS)
+    return _choose(_candidates(daemon, container_id, begin, moment + _SLACK_NS), end, moment) or begin
+
+
+def _candidates(daemon: Daemon, container_id: str, since: str, until: int) -> list[_Candidate]:
+    """The pieces around the moment; of many, the newest."""
+    held: deque[_Candidate] = deque()
+    size = 0
+    stream = daemon.logs(container_id, since=since, follow=False)
+    try:
+        for piece in stream:
+            moment = newest(piece.since)
+            if moment > until:
+                break
+            held.append(_Candidate(piece.since, piece.data, moment))
+            size += len(piece.data)
+            while size > _HELD:
+                size -= len(held.popleft().data)
+    finally:
+        stream.close()
+    return list(held)
+
+
+def _choose(candidates: list[_Candidate], end: bytes, moment: int) -> str | None:
+    """The place after the piece that the file ends with, else after the last one that is not too young."""
+    before = sum(each.moment <= moment for each in candidates)
+    for number in chain(range(before - 1, -1, -1), range(before, len(candidates))):
+        text = b""
+        for each in reversed(candidates[: number + 1]):
+            text = each.data + text
+            if len(text) >= _COMPARED:
+                break
+        if end.endswith(text[-_COMPARED:]):
+            return candidates[number].since
+    return candidates[before - 1].since if before else None
+
+
+def _end_of(path: Path) -> tuple[bytes, int] | None:
+    """The last bytes of the log and its modification time (ns); None when there is no log."""
+    try:
+        status = path.lstat()
+        end = _read_end(path)
+        if len(end) < _COMPARED:  # it was rotated just then
+            end = _read_end(logfiles.older(path, 1)) + end
+    except OSError:
+        return None
+    return (end, status.st_mtime_ns) if end else None
+
+
+def _read_end(path: Path) -> bytes:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return b""
+    with os.fdopen(descriptor, "rb") as file:
+        size = os.fstat(descriptor).st_size
+        file.seek(max(0, size - 2 * _COMPARED))
+        return file.read(2 * _COMPARED)
+
+
+def _last_line(end: bytes) -> bytes:
+    return end.removesuffix(b"\n").rpartition(b"\n")[2]
