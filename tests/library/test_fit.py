@@ -184,6 +184,12 @@ class TestCache:
         assert cache(header("bert", block_count=12, embedding_length=384), Run(512)) == 0
 
 
+@pytest.mark.parametrize(("context", "figure"), [(2816, 22.75), (65_536, 84.0)])
+def test_the_mask_of_the_context_is_most_of_the_compute_buffer(context: int, figure: float) -> None:
+    # The figures of a real server's log.
+    assert (fit.compute_bytes(GEMMA_270M, Run(context)) or 0) / MIB == pytest.approx(figure, abs=1)
+
+
 class TestUnknown:
     @pytest.mark.parametrize("key", ["block_count", "attention.head_count", "embedding_length"])
     def test_without_a_needed_fact_there_is_no_estimate(self, key: str) -> None:
