@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import socket
 import threading
@@ -393,6 +392,6 @@ def _last_lines(instance: Instance, runtime: Runtime | None) -> list[str]:
         lines = list(this_run(logfiles.tail(instance.log_path, CAUSE_LINES))) if written else []
     except OSError:  # a log that cannot be read must not hide the exit
         lines = []
-    if not lines and instance.handle and isinstance(runtime, KeepsLines):
-        return runtime.last_lines(instance.handle, CAUSE_LINES)
-    return lines
+    if lines or runtime is None or instance.handle is None:
+        return lines
+    return runtime.last_lines(instance.handle, CAUSE_LINES) if isinstance(runtime, KeepsLines) else []

@@ -27,6 +27,7 @@ from llamaman.core.parts import COLLECTION, Parts
 from llamaman.core.reach import Reach
 from llamaman.core.reconcile import Reconcile
 from llamaman.core.roster import Roster
+from llamaman.core.runtime_choice import LOST_RETRY_S
 from llamaman.core.services import Services
 from llamaman.core.supervisor import Supervisor
 from llamaman.core.workers import Workers
@@ -294,7 +295,7 @@ class Instances:
     def _raise_if_lost(self, instance: Instance) -> None:
         """Say so where a stop came to nothing because the runtime could not be reached."""
         if isinstance(error := self._roster.supervisor(instance).stop_error, RuntimeLost):
-            raise error
+            raise RuntimeLost(error.message, retry_after=error.retry_after or LOST_RETRY_S) from error
 
     def _end(self, instance: Instance, stop: m.Stop) -> asyncio.Future[bool]:
         """Ask for a stop now; the result is False when the instance goes on or could not be ended."""

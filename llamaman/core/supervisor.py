@@ -61,6 +61,7 @@ class Supervisor:
         self._drain_timer: asyncio.TimerHandle | None = None
         self._idle_timer: asyncio.TimerHandle | None = None
         self._retry_timer: asyncio.TimerHandle | None = None
+        self._handling = False
         self._spawning = False
         self._adopted = False
         self._closed = False
@@ -119,6 +120,7 @@ class Supervisor:
     async def _loop(self) -> None:
         while True:
             message, handled = await self._inbox.get()
+            self._handling = True
             try:
                 await self._on(message)
             except Exception as error:
@@ -126,6 +128,7 @@ class Supervisor:
                 self._stop = self._want = None
                 self._fail(f"internal error while handling {type(message).__name__}: {type(error).__name__}")
             finally:
+                self._handling = False
                 if handled and not handled.done():
                     handled.set_result(None)
 
@@ -384,7 +387,9 @@ class Supervisor:
 
     @property
     def is_busy(self) -> bool:
-        """Whether its engine is just being started or stopped, so that what others see of it means nothing."""
+        """Whether its engine is, or may be about to be, started or stopped: what others see of it means nothing."""
+        if self._handling or not self._inbox.empty():
+            return True
         return self._spawning or self._stop is not None or self.instance.state is State.STOPPING
 
     async def _on_stop(self, stop: m.Stop) -> None:
@@ -622,9 +627,11 @@ class Supervisor:
     def _refuses_stops(self) -> bool:
         """Whether there is an engine, or may be one, that could not be reached; one that ends already does so."""
         instance = self.instance
+        if instance.unsettled:
+            return True
         if instance.state is State.STOPPING:
             return False
-        return bool(instance.handle) or instance.unsettled or instance.state is State.STARTING
+        return instance.handle is not None or instance.state is State.STARTING
 
     def _set(self, state: State, reason: str, actor: str) -> None:
         previous, self.instance.state = self.instance.state, state

@@ -146,11 +146,15 @@ class FakeRuntime:
             if twins and install == INSTALL:
                 self.faults.append(f"{instance_id}: generation {generation} started beside {twins}")
             pid = next(self._pids)
-            handle = Handle(instance_id, generation, pid, pid * 10, Address("127.0.0.1", port))
+            handle = self.handle(instance_id, generation, pid, port)
             self.live[pid] = handle
             self.installs[pid] = (NODE, install)
             self.started += 1
             return handle
+
+    def handle(self, instance_id: str, generation: int, pid: int, port: int) -> Handle:
+        """How a process is known."""
+        return Handle(instance_id, generation, pid, pid * 10, Address("127.0.0.1", port))
 
     def exit(self, pid: int, exit_: Exit) -> None:
         """A process ends, and whoever watches it hears of it from another thread."""
@@ -166,10 +170,10 @@ class FakeRuntime:
         with self._lock:
             return [handle for handle in self.live.values() if handle.instance_id == instance_id]
 
-    def answers(self, port: int) -> bool:
-        """Whether the engine behind a port says that it is ready."""
+    def answers(self, address: Address) -> bool:
+        """Whether the engine behind an address says that it is ready."""
         with self._lock:
-            return self.script.ready and any(h.address.port == port for h in self.live.values())
+            return self.script.ready and any(h.address == address for h in self.live.values())
 
     def _may_block(self, what: str) -> None:
         if threading.get_ident() == self.loop_thread:
@@ -190,13 +194,13 @@ class FakeClient:
 
     def __init__(self, runtime: FakeRuntime, address: Address) -> None:
         self._runtime = runtime
-        self._port = address.port
+        self._address = address
 
     async def request(
         self, method: str, target: bytes, headers: Any, body: bytes = b"", **_: Any
     ) -> FakeAnswer:
         await asyncio.sleep(0)
-        if not self._runtime.answers(self._port):
+        if not self._runtime.answers(self._address):
             raise EngineUnreachable("nobody answers")
         return FakeAnswer(
             json.dumps({"total_slots": 2, "default_generation_settings": {"n_ctx": 99}}).encode()
@@ -298,9 +302,10 @@ class MemoryStore:
 class World:
     """What outlives a manager, and the manager that runs now."""
 
-    def __init__(self, folder: Path, store: Store | None = None) -> None:
+    def __init__(self, folder: Path, store: Store | None = None, runtime: FakeRuntime | None = None) -> None:
         self.folder = folder
-        self.runtime = FakeRuntime()
+        self.runtime = runtime or FakeRuntime()
+        self.memory_estimate: int | None = None
         self.machine = Machine()
         self.store: Any = store or MemoryStore()
         self.policy = Policy(max_models=0)
@@ -327,7 +332,9 @@ class World:
         self.runtime.loop_thread = threading.get_ident()
         self.public = PortPool(PUBLIC[0], PUBLIC[-1])
         self.internal = PortPool(INTERNAL[0], INTERNAL[-1])
-        self.instances = Instances(self._parts())
+        parts = self._parts()
+        self.events = parts.events
+        self.instances = Instances(parts)
         self.pools = Pools(self.instances, 10.0)
         self.instances.subscribe(self.pools.changed, reasons=True)
         self.instances.subscribe(lambda i, _: self.history.append((i.id, i.state, i.generation)))
@@ -352,7 +359,7 @@ class World:
         def diagnose(instance: Instance, exit_: Exit) -> str:
             if self.diagnosis:
                 raise self.diagnosis
-            return f"the engine ended with status {exit_.code}"
+            return exit_.cause or f"the engine ended with status {exit_.code}"
 
         return Parts(
             store=self.store,
@@ -368,7 +375,7 @@ class World:
                 instance_key=lambda instance_id, generation: f"key-{instance_id}-{generation}",
                 allow_unlisted=lambda: False,
                 gpu_present=lambda engine: True,
-                memory_estimate=lambda path, options: None,
+                memory_estimate=lambda path, options: self.memory_estimate,
             ),
             runtimes={runtime.name: runtime},
             connect=lambda address: FakeClient(runtime, address),
@@ -458,7 +465,8 @@ class World:
         if set(self.machine.bound) != set(kept):
             found.append(f"sockets are bound on {set(self.machine.bound)}, not on {set(kept)}")
         inside = {port: owner for port in INTERNAL if (owner := self.internal.owner_of(port))}
-        used = {i.handle.address.port: i.id for i in views.values() if i.handle}
+        engines = [(i.handle.address, i.id) for i in views.values() if i.handle]
+        used = {address.port: owner for address, owner in engines if address.host == "127.0.0.1"}
         if inside != used:
             found.append(f"internal ports are held by {inside}, not by {used}")
         strays = [h for h in self.runtime.live.values() if h.instance_id not in views]
@@ -498,7 +506,7 @@ class World:
             model="alpha",
             model_path=self.models["alpha"].path,
             port=PUBLIC[0],
-            runtime="process",
+            runtime=self.runtime.name,
             log_path=self.folder / f"{instance_id}.log",
             overrides={},
             options=launch.resolve({}, given.get("overrides", {})),

@@ -72,6 +72,25 @@ def test_rest_sees_the_words_of_the_specification(state: State, desired: Any, st
     assert some_instance(state=state, desired=desired).view().status == status
 
 
+@pytest.mark.parametrize("state", list(State))
+def test_while_its_runtime_is_lost_what_has_or_gets_an_engine_is_unknown(state: State) -> None:
+    instance = some_instance(state=state, lost="the Docker daemon is away", reason="as it was")
+    is_still = state in (State.SLEEPING, State.STOPPED, State.FAILED)
+    assert (instance.view().status == "unknown") is not is_still
+    assert instance.view().reason == ("as it was" if is_still else "the Docker daemon is away")
+    assert instance.view().state is state
+    instance.handle = Handle("i0", 7, 123, 456, Address("127.0.0.1", 18000))
+    assert instance.view().status == "unknown"
+
+
+def test_a_record_of_an_earlier_version_can_be_read() -> None:
+    document = full().document()
+    for new in ("engine_digest", "memory_estimate"):
+        del document[new]
+    again = Instance.from_document(document, Path("/log"))
+    assert (again.engine_digest, again.memory_estimate) == (None, None)
+
+
 def full() -> Instance:
     return some_instance(
         preset="fast",
@@ -82,6 +101,8 @@ def full() -> Instance:
         reason="ready",
         generation=7,
         engine="llama-server",
+        engine_digest="sha256:abc",
+        memory_estimate=12345,
         config_hash="abc",
         handle=Handle("i0", 7, 123, 456, Address("127.0.0.1", 18000)),
         internal_port=18000,

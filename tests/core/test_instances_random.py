@@ -16,12 +16,13 @@ from typing import Any
 
 import pytest
 
-from llamaman.core import breaker, notes, supervisor
+from llamaman.core import breaker, fetching, notes, reconcile, supervisor
 from llamaman.core import instances as registry
 from llamaman.core.admission import Policy
 from llamaman.errors import LaunchError, LlamaManError
 from llamaman.records import Exit, State
 
+from .fake_docker import FakeDocker
 from .fake_runtime import MemoryStore, World
 
 MODELS = ("alpha", "beta", "gamma")
@@ -36,6 +37,9 @@ def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(notes, "FIRST_WRITE_PAUSE_S", 0.01)
     monkeypatch.setattr(notes, "LONGEST_WRITE_PAUSE_S", 0.05)
     monkeypatch.setattr(supervisor, "LONGEST_BACKOFF_S", 0.05)
+    monkeypatch.setattr(supervisor, "LOST_PAUSE_S", 0.01)
+    monkeypatch.setattr(fetching, "HOLD_S", 0.05)
+    monkeypatch.setattr(reconcile, "LOOK_AGAIN_S", 0.01)
     monkeypatch.setattr(breaker, "FIRST_PAUSE_S", 0.01)
     monkeypatch.setattr(breaker, "LONGEST_PAUSE_S", 0.05)
 
@@ -47,6 +51,7 @@ class Chaos:
         self.world = world
         self.random = random.Random(seed)
         self.failing_store = failing_store
+        self.docker = world.runtime if isinstance(world.runtime, FakeDocker) else None
         self.calls: list[asyncio.Task[Any]] = []
         self.unexpected: list[str] = []
         self.step = 0
@@ -138,6 +143,27 @@ class Chaos:
             openai_may_evict_managed=True,
         )
 
+    def daemon(self) -> None:
+        """The daemon goes and comes, images come and go, and all is looked at."""
+        assert self.docker
+        step = self.random.choice(["go", "come", "come", "missing", "arrived", "arrived", "progress", "fail"])
+        if step == "go":
+            self.docker.go()
+        elif step == "come":
+            self.docker.come()
+        elif step == "missing":
+            self.docker.missing = True
+        elif step == "arrived":
+            self.docker.arrived()
+        elif fetches := [each for each in self.docker.fetches if not each.future.done()]:
+            if step == "progress":
+                fetches[0].progress(f"pulling image, {self.step} %")
+            else:
+                fetches[0].fail(LaunchError("Docker image not found"))
+
+    def reconcile(self) -> None:
+        self.call(asyncio.to_thread(self.world.instances.reconcile))
+
     def take_a_port(self) -> None:
         free = [port for port in (18_000, 18_001, 18_002) if port not in self.world.machine.bound]
         self.world.machine.taken = set(self.random.sample(free, self.random.randint(0, len(free))))
@@ -149,6 +175,8 @@ class Chaos:
             *[self.ask] * 6, *[self.launch] * 2, *[self.stop] * 3, *[self.restart] * 3, self.remove, self.remove,
             *[self.die] * 2, *[self.script] * 2, self.suspect, self.preset, self.limit, self.take_a_port,
         ]  # fmt: skip
+        if self.docker:
+            steps += [*[self.daemon] * 5, self.reconcile, self.reconcile]
         for self.step in range(1, STEPS):
             if len(self.world.instances.views()) > 6 and self.random.random() < 0.7:
                 self.random.choice([self.stop, self.remove])()
@@ -164,6 +192,10 @@ class Chaos:
         world.runtime.script = type(world.runtime.script)()
         world.store.read_only = False
         world.store.delay_s = 0
+        if self.docker:
+            self.docker.arrived()
+            self.docker.come()
+            await asyncio.to_thread(world.instances.reconcile)
         self.step += 1
         last = [view.id for view in world.instances.views() if self.random.random() < 0.5]
         for instance_id in last:
@@ -195,8 +227,10 @@ class Chaos:
         return "\n".join([*views, *(repr(task.get_coro()) for task in list(pending)[:5])])
 
 
-def play(folder: Path, seed: int, *, store: Any = None, failing_store: bool = False) -> None:
-    world = World(folder, store)
+def play(
+    folder: Path, seed: int, *, store: Any = None, failing_store: bool = False, runtime: Any = None
+) -> None:
+    world = World(folder, store, runtime)
     world.managed_idle_timeout_s = 0.05
 
     async def main() -> None:
@@ -220,6 +254,11 @@ def play(folder: Path, seed: int, *, store: Any = None, failing_store: bool = Fa
 @pytest.mark.parametrize("seed", range(12))
 def test_whatever_happens_it_comes_to_rest_with_nothing_wrong(tmp_path: Path, seed: int) -> None:
     play(tmp_path, seed)
+
+
+@pytest.mark.parametrize("seed", range(300, 312))
+def test_whatever_happens_while_a_daemon_and_its_images_come_and_go(tmp_path: Path, seed: int) -> None:
+    play(tmp_path, seed, runtime=FakeDocker())
 
 
 @pytest.mark.parametrize("seed", range(100, 104))
