@@ -35,6 +35,7 @@ class ManagerContainer(Manager):
 
     :param host: DOCKER_HOST of the engine that runs the manager and, through its mounted socket, what it launches.
     :param image: the manager's image.
+    :param socket: what is mounted in place of that engine's own socket, such as a relay's.
     :param llama_image: what the manager launches; None leaves its default.
     :param health_interval_s: seconds between Docker's own checks; None leaves the image's.
     """
@@ -45,6 +46,7 @@ class ManagerContainer(Manager):
         *,
         host: str,
         image: str,
+        socket: Path | None = None,
         llama_image: str | None = None,
         env: Mapping[str, str] | None = None,
         instance_ports: int = 8,
@@ -63,6 +65,7 @@ class ManagerContainer(Manager):
         self.host = host
         self.client = connect(host)
         self.image = image
+        self._given_socket = socket
         self.host_models, self.models = self.models, Path("/models")
         self._given = set(env or {})
         self._health_interval_s = health_interval_s
@@ -120,9 +123,9 @@ class ManagerContainer(Manager):
         return options
 
     def _socket(self) -> Path:
-        path = Path(self.host.removeprefix("unix://"))
+        path = self._given_socket or Path(self.host.removeprefix("unix://"))
         if not path.exists() or not stat.S_ISSOCK(path.stat().st_mode):
-            raise NotReady(f"{self.host} is no unix socket of this machine: it cannot be mounted")
+            raise NotReady(f"{path} is no unix socket of this machine: it cannot be mounted")
         return path
 
     def wait_ready(self, seconds: float = 60) -> None:
