@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from benchmarks import columns, cycles, doors, llamaman_proc, load, report, startup
+from benchmarks import columns, containers, cycles, doors, llamaman_proc, load, report, startup
 from llamaman.testing import processes
 from llamaman.testing.visitor import NoForm
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FAILURES = (processes.NotReady, llamaman_proc.ManagerError, load.LoadError, NoForm)
 DOORS = ("auth", "storm", "logins", "revoke")
-ONLY = (*(scenario.name for scenario in columns.SCENARIOS), "startup", *DOORS, "cycles")
+ONLY = (*(scenario.name for scenario in columns.SCENARIOS), "startup", *DOORS, "containers", "cycles")
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -90,6 +90,7 @@ def main(argv: Sequence[str]) -> int:
     stormy = part("storm", lambda: doors.logins_at_once(rounds, max(3.0, seconds), _say))
     logins = part("logins", lambda: doors.refused_logins(10 if wish.quick else 40, _say))
     revoked = part("revoke", lambda: doors.revoking(3 if wish.quick else 10, _say))
+    woken = part("containers", lambda: containers.measure(5 if wish.quick else 20, _say))
     leaks = part("cycles", lambda: cycles.run(count, _say))
     rows = report.comparison_rows(results)
     if "startup" in parts:
@@ -99,6 +100,7 @@ def main(argv: Sequence[str]) -> int:
         ("storm", report.storm_rows(stormy)),
         ("logins", report.login_rows(logins)),
         ("revoke", report.revoke_rows(revoked)),
+        ("containers", report.wake_rows(woken)),
     ):
         rows += more if name in parts else []
     if rows:
@@ -124,6 +126,7 @@ def main(argv: Sequence[str]) -> int:
         "storm": stormy,
         "logins": logins,
         "revoke": revoked,
+        "containers": woken,
         "cycles": leaks,
     }
     if wish.json:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.columns import DIRECT, LLAMAMAN, NGINX, Results
+from benchmarks.containers import Wakes
 from benchmarks.doors import LOGINS, STREAMS, Locked, Logins, Revoked, Stormy
 from benchmarks.load import Result
 from benchmarks.startup import Startup
@@ -155,6 +156,20 @@ def revoke_rows(revoked: Revoked | None) -> list[Row]:
             ("key revoked to stream's end", revoked.key if revoked else None),
             ("user disabled to stream's end", revoked.user if revoked else None),
         )
+    ]
+
+
+def wake_rows(wakes: Wakes | None) -> list[Row]:
+    """What waking a model in a container costs beside Docker and llama.cpp."""
+    start, byte = "container: request to start call", "container: ready to first byte"
+    if wakes is None:
+        return [Row(start, "ms", {}, None, "<= 50 ms"), Row(byte, "ms", {}, None, "<= 60 ms")]
+    return [
+        _own(start, "ms", wakes.to_start, at_most=50),
+        _own(f"the same, worst of {wakes.count}", "ms", wakes.to_start_worst),
+        _own(byte, "ms", wakes.to_byte, at_most=60),
+        _own(f"the same, worst of {wakes.count}", "ms", wakes.to_byte_worst),
+        _own("that request on the ready engine", "ms", wakes.own),
     ]
 
 

@@ -16,18 +16,20 @@ from llamaman.core.accounts.accounts import Accounts
 from llamaman.core.api_keys import Keys
 from llamaman.core.audit import Audit
 from llamaman.core.config import Config
-from llamaman.core.datadir import open_data_dir
+from llamaman.core.datadir import DataDir, open_data_dir
+from llamaman.core.docker_choice import docker_could_be_here
 from llamaman.core.events import Events
 from llamaman.core.facade import Facades
 from llamaman.core.hooks import Hooks
 from llamaman.core.jobs import Jobs
 from llamaman.core.kernel import Kernel
-from llamaman.core.secrets import root_secret
+from llamaman.core.secrets import RootSecret, root_secret
 from llamaman.core.settings import Settings
 from llamaman.core.settings_table import CORE_SETTINGS
 from llamaman.errors import ConfigError
 from llamaman.library.library import Library
 from llamaman.records import StorageConfig
+from llamaman.runtime import Runtime
 from llamaman.runtimes import logfiles
 from llamaman.version import __version__
 
@@ -47,7 +49,10 @@ def build_kernel(config: Config) -> Kernel:
         config.storage, StorageConfig(config.data_dir, config.node_name, config.database_url), hooks
     )
     store = opened.store
-    hooks.register("llamaman", BuiltIn(config), own=True)
+    # Asked for after the settings were sealed and the plugins found, which it asks in turn.
+    hooks.register(
+        "llamaman", BuiltIn(config, lambda: _docker(config, data_dir, secrets, settings, hooks)), own=True
+    )
     plugins = (
         opened.record,
         *discovery.discover(
@@ -118,6 +123,39 @@ def build_kernel(config: Config) -> Kernel:
         )
     )
     return kernel
+
+
+def _docker(
+    config: Config, data_dir: DataDir, secrets: RootSecret, settings: Settings, hooks: Hooks
+) -> Runtime | None:
+    """The Docker runtime, or None where it is not wanted or no Docker can be."""
+    if config.runtime == "process" or not docker_could_be_here(config, os.environ):
+        return None
+    from llamaman.runtimes.docker.image_names import default_image
+    from llamaman.runtimes.docker.runtime import DockerRuntime, Parts
+
+    given = zip(config.models_dirs, config.host_models_dirs, strict=True)
+    image = default_image(config.llama_image, config.gpu_type)
+    return DockerRuntime(
+        Parts(
+            host=config.docker_host,
+            environ=dict(os.environ),
+            node=config.node_name,
+            install=data_dir.install_id,
+            key=secrets.derive("container-proof"),
+            prefix=config.llama_container_prefix,
+            network=config.llama_network,
+            host_addr=config.llama_host_addr,
+            private=(config.data_dir, config.logs_dir),
+            in_docker=config.in_docker,
+            folders=tuple((ours, theirs) for ours, theirs in given if ours != theirs),
+            logs_dir=config.logs_dir,
+            state_dir=config.data_dir / "runtime",
+            image=image,
+            images_allowed=lambda: settings.get("images.allowed"),
+            ask_plugins=hooks.container_spec,
+        )
+    )
 
 
 def _forget_credentials() -> None:

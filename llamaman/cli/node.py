@@ -60,12 +60,37 @@ def _refuse_with_engines(config: Config, node: str, install: str) -> None:
     from llamaman.builtin import BuiltIn
     from llamaman.errors import ConfigError
 
-    for runtime in BuiltIn(config).runtime_register():
-        if pids := [str(handle.pid) for handle in runtime.find(node, install)]:
+    (process,) = BuiltIn(config, lambda: None).runtime_register()
+    left = [f"pid {handle.pid}" for handle in process.find(node, install)]
+    left += [f"container {name}" for name in _containers(config, node, install)]
+    if left:
+        raise ConfigError(
+            f"engines of node '{node}' still run ({', '.join(left)}), because its manager was killed: start "
+            f"and stop it once with LLAMAMAN_NODE_NAME={shlex.quote(node)}, then rename"
+        )
+
+
+def _containers(config: Config, node: str, install: str) -> list[str]:
+    """Names of the containers that say they are this node's; none where no Docker can be asked."""
+    from llamaman.core.docker_choice import docker_could_be_here
+    from llamaman.errors import ConfigError
+    from llamaman.runtimes.docker.daemon import Daemon
+    from llamaman.runtimes.docker.faults import DaemonError, DaemonGone
+    from llamaman.runtimes.docker.labels import label_filter
+
+    if config.runtime == "process" or not docker_could_be_here(config, os.environ):
+        return []
+    daemon = Daemon(config.docker_host)
+    try:
+        return [each["Names"][0].lstrip("/") for each in daemon.containers(label_filter(node, install))]
+    except (DaemonGone, DaemonError) as error:
+        if config.runtime == "docker":
             raise ConfigError(
-                f"engines of node '{node}' still run (pid {', '.join(pids)}), because its manager was killed: start "
-                f"and stop it once with LLAMAMAN_NODE_NAME={shlex.quote(node)}, then rename"
-            )
+                f"Docker cannot say whether containers of node '{node}' are left ({error}): start Docker, then rename"
+            ) from error
+        return []  # nobody who may not use Docker has started containers there
+    finally:
+        daemon.close()
 
 
 def _take_settings_along(config: Config, old: str) -> None:

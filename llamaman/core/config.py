@@ -288,12 +288,13 @@ class Config:
         section=_DOCKER,
         shown="(detected)",
     )
-    llama_host_addr: str = variable(
+    llama_host_addr: str | None = variable(
         "LLAMA_HOST_ADDR",
         v.BIND_HOST,
-        "localhost",
-        "Where published container ports are reached when LlamaMan does not run in a container.",
+        None,
+        "Publish containers' ports on loopback and reach them there, when LlamaMan does not run in a container.",
         section=_DOCKER,
+        shown="(containers are reached by their own addresses)",
     )
     gpu_type: str | None = variable(
         "GPU_TYPE",

@@ -158,7 +158,7 @@ class _Examination:
 
     def _reach(self, place: Place, info: Json, own: Json | None) -> Reach:
         asked = self._config.llama_host_addr
-        if asked is not None and not self._config.in_docker:  # as the runtime takes it
+        if asked is not None and not place.in_container:  # as the runtime takes it
             return "port"
         return find_reach(self._daemon, asked or "localhost", place, info, own)
 

@@ -16,6 +16,7 @@ from llamaman.core.config import Config
 from llamaman.doctor.finding import Finding, fail, ok, warn
 from llamaman.runtimes.docker import faults
 from llamaman.runtimes.docker.daemon import Json
+from llamaman.runtimes.docker.engine_facts import is_podman
 from llamaman.runtimes.docker.sayings import MOUNT_SOCKET
 
 CHECK = "docker"
@@ -101,12 +102,6 @@ def describe(version: Json) -> str:
     """What a daemon calls itself, with its version."""
     name = "Podman" if is_podman(version) else "Docker"
     return f"{name} {str(version.get('Version') or '(unknown version)')[:60]}"
-
-
-def is_podman(version: Json) -> bool:
-    """Whether Podman's service answers in Docker's place."""
-    components = version.get("Components") or ()
-    return any("podman" in str(part.get("Name", "")).lower() for part in components if isinstance(part, dict))
 
 
 def check_encryption(config: Config) -> list[Finding]:

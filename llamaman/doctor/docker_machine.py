@@ -6,14 +6,15 @@ Read by `docker.py`. ``info`` and ``version`` are the daemon's own answers, in i
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Final, Literal
+from typing import Final, Literal
 
 from llamaman.core.config import Config
-from llamaman.doctor.docker_daemon import CHECK, describe, is_podman
+from llamaman.doctor.docker_daemon import CHECK, describe
 from llamaman.doctor.finding import Finding, ok, warn
 from llamaman.runtimes.docker.daemon import Json
+from llamaman.runtimes.docker.engine_facts import has_init, is_podman
 from llamaman.runtimes.docker.sayings import NO_PASSTHROUGH
 
 LIMITS: Final = "container-limits"
@@ -132,17 +133,6 @@ def check_limits(version: Json, info: Json) -> list[Finding]:
     return found
 
 
-def has_init(version: Json, info: Json) -> bool:
-    """Whether ``Init`` works. ``InitBinary`` is the configured name, which is there without its program, too."""
-    if is_podman(version):
-        return True  # it brings one along, and says nothing of it
-    if not info.get("InitBinary"):
-        return False
-    named = [_version_of(part) for part in _components(version) if part.get("Name") == "docker-init"]
-    commit = str((info.get("InitCommit") or {}).get("ID", ""))
-    return "N/A" not in (*named, commit)
-
-
 def check_gpu(config: Config, info: Json, image: str, exists: Callable[[str], bool]) -> list[Finding]:
     """Whether an NVIDIA card that is wanted can get into a container.
 
@@ -169,14 +159,6 @@ def _limits_cure(info: Json) -> str:
     if str(info.get("CgroupVersion", "1")) == "2":
         return "enable the controllers for Docker's cgroup: cat /sys/fs/cgroup/cgroup.controllers names those there are"
     return _CGROUP_V1
-
-
-def _components(version: Json) -> list[Mapping[str, Any]]:
-    return [part for part in version.get("Components") or () if isinstance(part, dict)]
-
-
-def _version_of(part: Mapping[str, Any]) -> str:
-    return str(part.get("Version", ""))
 
 
 def _number(version: Json) -> tuple[int, ...]:

@@ -23,7 +23,6 @@ from pathlib import Path
 from llamaman.errors import LaunchError
 from llamaman.records import Address, Engine, Exit, Handle, LaunchPlan, ResourceUse
 from llamaman.runtimes import embedded, limits, logfiles, procfs, sandbox
-from llamaman.runtimes.causes import START_MARK
 from llamaman.runtimes.ceiling import memory_ceiling
 from llamaman.runtimes.engines import Probes, embedded_version, find_binary
 from llamaman.runtimes.exits import ExitPoller, Identity
@@ -33,6 +32,7 @@ from llamaman.runtimes.own_flags import own_flags
 from llamaman.runtimes.process_usage import ProcessUsage
 from llamaman.runtimes.sandbox import Sandbox
 from llamaman.runtimes.spawn import User, find_user, spawn
+from llamaman.runtimes.start_line import start_line
 
 _INSTANCE, _NODE, _INSTALL = "LLAMAMAN_INSTANCE_ID", "LLAMAMAN_NODE", "LLAMAMAN_INSTALL"
 _GENERATION, _ADDRESS = "LLAMAMAN_GENERATION", "LLAMAMAN_ADDRESS"
@@ -123,7 +123,7 @@ class ProcessRuntime:
         group = limits.group_name(plan.instance_id, plan.generation)
         output = logfiles.open_log(plan.log_path)
         try:
-            os.write(output, _start_line(plan))
+            os.write(output, start_line(plan))
             spawned = spawn(
                 argv, env=env, output=output, user=user, sandbox=self._sandbox(plan, Path(argv[0]))
             )
@@ -313,15 +313,6 @@ def _start_hint(kind: str, user: str | None) -> str:
         who = f"the account '{user}' (LLAMA_SERVER_USER)" if user else "this account"
         return f"check that {who} may execute {sys.executable}"
     return "check that LLAMA_SERVER_BIN is a llama-server built for this machine"
-
-
-def _start_line(plan: LaunchPlan) -> bytes:
-    """Parts the runs in a log file that outlives them."""
-    engine = f"{plan.engine.name} {plan.engine.build or ''}".rstrip()
-    now = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    return (
-        f"{START_MARK} {plan.instance_id} generation {plan.generation} with {engine} at {now} ===\n".encode()
-    )
 
 
 def _check_model(path: Path) -> None:

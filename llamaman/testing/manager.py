@@ -22,7 +22,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from llamaman.testing import processes
@@ -124,7 +124,7 @@ class Manager:
         self.process: subprocess.Popen[bytes] | None = None
         self._key_names = 0
 
-    def __enter__(self) -> Manager:
+    def __enter__(self) -> Self:
         try:
             self.start()
         except BaseException:

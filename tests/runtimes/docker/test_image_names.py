@@ -111,6 +111,7 @@ def test_two_spellings_of_one_image_are_the_same() -> None:
         (f"{LLAMA}:server-cuda-b11434", f"{LLAMA}:server-cuda-b*"),
         (f"{LLAMA}:server", f"{LLAMA}:server"),
         (f"{LLAMA}:server1", f"{LLAMA}:server?"),
+        (f"{LLAMA}:Server", f"{LLAMA}:S*"),
         (f"{LLAMA}@{DIGEST}", f"{LLAMA}@{DIGEST}"),
         (f"{LLAMA}:server@{DIGEST}", f"{LLAMA}@{DIGEST}"),
         (f"{LLAMA}@{DIGEST}", f"{LLAMA}:*"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import threading
 from collections.abc import Callable, Iterator
@@ -20,6 +21,8 @@ from llamaman.runtimes.docker.pull_errors import cannot_be_had
 from llamaman.runtimes.docker.pulls import AT_ONCE
 from llamaman.runtimes.engines import Probe
 from llamaman.testing.image_lab import REGISTRY, Lab, Relay, free_port, registry, until
+
+pytestmark = pytest.mark.real("docker")
 
 DEADLINE_S = 60.0
 PAYLOAD = 3 << 20
@@ -154,9 +157,9 @@ def test_an_image_is_asked_for_its_flags_once_by_a_container_that_is_gone_afterw
     again = new_images(asks=True)  # after a restart, too
     assert of(again, server_image) == engine
     assert probes(relay) == asked
-    filters = {"label": f"{image_probe.PURPOSE}=probe"}
-    left = lab.client.containers.list(all=True, filters=filters)
-    assert not [each for each in left if each.image.id == engine.digest]
+    names = {path.partition("name=")[2] for _, path in relay.requests if "name=llamaman-probe-" in path}
+    assert names
+    assert not names & {each.name for each in lab.client.containers.list(all=True)}
 
 
 def test_the_container_that_is_asked_can_do_nothing() -> None:
@@ -182,6 +185,8 @@ def test_the_label_of_an_official_image_tells_its_build(
 def test_what_a_killed_manager_was_asking_is_removed_and_no_other_container(
     new_images: NewImages, lab: Lab, server_image: str, tmp_path: Path
 ) -> None:
+    import docker.errors
+
     marks = {MANAGED: "1", image_probe.PURPOSE: "probe"}
     ours, foreign = (f"llamaman-probe-{secrets.token_hex(6)}" for _ in range(2))
     made = [lab.client.containers.create(server_image, name=name, labels=marks) for name in (ours, foreign)]
@@ -195,7 +200,7 @@ def test_what_a_killed_manager_was_asking_is_removed_and_no_other_container(
         assert list((tmp_path / "state" / "probes").iterdir()) == []
     finally:
         for container in made:
-            if container.name != ours:
+            with contextlib.suppress(docker.errors.NotFound):
                 container.remove()
 
 
@@ -406,23 +411,25 @@ def test_only_some_pulls_run_at_a_time_and_one_that_waits_can_be_called_off(
     silent = Relay(("127.0.0.1", 1))  # takes connections; the threads that read them never answer
     silent._connect = lambda: threading.Event().wait(DEADLINE_S) and None  # type: ignore[assignment, return-value]  # see above
     try:
-        names = [f"{lab.unique(silent.address)}:x" for _ in range(AT_ONCE + 1)]
-        images = new_images(*names)
-        futures = [images.fetch(of(images, name), print) for name in names]
-        until(
-            lambda: sum(each.state == "pulling" for each in images.pulls()) == AT_ONCE,
-            "the pulls did not begin",
-        )
-        assert images.pulls()[0].state == "queued"
-        assert relay.count("POST", "/images/create") <= AT_ONCE
-        last = futures[-1]
-        assert last is not None
-        assert last.cancel()
+        *names, late = [f"{lab.unique(silent.address)}:x" for _ in range(AT_ONCE + 1)]
+        images = new_images(*names, late)
+        running = [images.fetch(of(images, name), print) for name in names]
+        until(lambda: relay.count("POST", "/images/create") == AT_ONCE, "the pulls did not begin")
+        waiting = images.fetch(of(images, late), print)
+        for _ in range(20):  # time enough for one that does not wait
+            images.views()
+        assert [each.state for each in images.pulls()] == ["queued", *["pulling"] * AT_ONCE]
+        assert relay.count("POST", "/images/create") == AT_ONCE
+        assert waiting is not None
+        assert waiting.cancel()
         images.close()
-        for future in futures[:-1]:
+        for future in running:
             assert future is not None
             assert isinstance(future.exception(DEADLINE_S), LaunchError)
-        assert relay.count("POST", "/images/create") <= AT_ONCE
+        until(lambda: "image-pull" not in {each.name for each in threading.enumerate()}, "a pull goes on")
+        assert relay.count("POST", "/images/create") == AT_ONCE
+        with pytest.raises(LaunchError, match="being stopped"):
+            images.fetch(of(images, late), print)
     finally:
         silent.cut()
 

@@ -225,7 +225,7 @@ def test_on_the_host_paths_are_the_same() -> None:
 
 
 def test_a_file_that_no_mount_leads_to_names_the_cure_and_no_path() -> None:
-    for place, path in ((INSIDE, "/root/m.gguf"), (dataclasses.replace(INSIDE, own_id=None), "/x/m.gguf")):
+    for place, path in ((INSIDE, "/home/m.gguf"), (dataclasses.replace(INSIDE, own_id=None), "/x/m.gguf")):
         with pytest.raises(LaunchError, match="HOST_MODELS_DIR") as told:
             host_path(Path(path), place, SAME)
         assert path not in told.value.message
