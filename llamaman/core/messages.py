@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from llamaman.errors import LlamaManError
@@ -178,3 +179,23 @@ Message = (
     | Suspect
     | Wedged
 )
+
+
+def not_weaker(stop: Stop, now: Stop | None) -> Stop:
+    """A stop on top of another: what was to stay stopped does not become what a request may wake."""
+    if now is None or now.give_up or now.actor == "supervisor" or now.target != "stopped":
+        return stop
+    return replace(stop, target="stopped", actor=now.actor, reason=now.reason)
+
+
+def tell(waiters: Sequence[asyncio.Future[bool]], *, done: bool) -> None:
+    """Tell those who wait for a stop what became of it."""
+    for waiter in waiters:
+        if not waiter.done():
+            waiter.set_result(done)
+
+
+def answer(message: Message) -> None:
+    """Tell whoever waits for a stop that nobody will carry it out."""
+    if isinstance(message, Stop) and message.done:
+        tell([message.done], done=False)

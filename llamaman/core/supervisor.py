@@ -14,8 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from llamaman.core import fetching
@@ -25,6 +24,7 @@ from llamaman.core.instance import STILL, Instance
 from llamaman.core.notes import Notes
 from llamaman.core.runtime_choice import LOST_RETRY_S
 from llamaman.core.services import Services
+from llamaman.core.timers import Timers
 from llamaman.errors import LlamaManError, RuntimeLost
 from llamaman.records import Exit, Handle, LaunchPlan, State
 
@@ -58,9 +58,7 @@ class Supervisor:
         self._stop: m.Stop | None = None
         self._stop_waiters: list[asyncio.Future[bool]] = []
         self._want: m.Want | None = None
-        self._drain_timer: asyncio.TimerHandle | None = None
-        self._idle_timer: asyncio.TimerHandle | None = None
-        self._retry_timer: asyncio.TimerHandle | None = None
+        self._timers = Timers(self.post)
         self._handling = False
         self._spawning = False
         self._adopted = False
@@ -85,7 +83,7 @@ class Supervisor:
     def post(self, message: m.Message) -> None:
         """Tell it something; from the event loop only."""
         if self._closed:
-            _answer(message)
+            m.answer(message)
         else:
             self._inbox.put_nowait((message, None))
 
@@ -100,7 +98,7 @@ class Supervisor:
     async def close(self) -> None:
         """Forget the instance without touching its process; nobody is left waiting for an answer."""
         self._closed = True
-        self._cancel_timers()
+        self._timers.cancel_all()
         if self._unwatch:
             self._unwatch()
             self._unwatch = None
@@ -110,7 +108,7 @@ class Supervisor:
         await asyncio.gather(*tasks, return_exceptions=True)
         while not self._inbox.empty():
             message, handled = self._inbox.get_nowait()
-            _answer(message)
+            m.answer(message)
             if handled and not handled.done():
                 handled.set_result(None)
         self._answer_stops(done=False)
@@ -208,7 +206,7 @@ class Supervisor:
         self._begin_start(want.actor, want.reason)
 
     def _begin_start(self, actor: str, reason: str) -> None:
-        self._cancel_timers()
+        self._timers.cancel_all()
         instance = self.instance
         instance.generation += 1
         instance.desired = "running"
@@ -376,9 +374,7 @@ class Supervisor:
         self._begin_start("supervisor", "restarting after a crash")
 
     def _arm_retry(self, pause_s: float) -> None:
-        self._retry_timer = asyncio.get_running_loop().call_later(
-            pause_s, self.post, m.Retry(self.instance.generation)
-        )
+        self._timers.arm("retry", pause_s, m.Retry(self.instance.generation))
 
     @property
     def leaving(self) -> bool:
@@ -396,7 +392,7 @@ class Supervisor:
         instance = self.instance
         if (reason := self._lost) and stop.actor not in _BACK_ALREADY and self._refuses_stops:
             self.stop_error = RuntimeLost(f"it cannot be stopped now: {reason}", retry_after=LOST_RETRY_S)
-            _answer(stop)
+            m.answer(stop)
             return
         self.stop_error = None
         if stop.done:
@@ -411,19 +407,14 @@ class Supervisor:
             if self._stop and not self._stop.give_up:
                 return  # it is leaving anyway, and for good
         else:
-            stop = self._not_weaker(stop)
+            stop = m.not_weaker(stop, self._stop)
             instance.desired = stop.target
             # Durable before anything is ended, so that the next manager completes a stop under way.
             await self._notes.may("its stop")
         self._want = None
         match instance.state:
-            case State.READY:
+            case State.READY | State.DRAINING:
                 self._stop = stop
-                self._begin_drain(stop)
-            case State.DRAINING:
-                self._stop = stop
-                if self._drain_timer:
-                    self._drain_timer.cancel()
                 self._begin_drain(stop)
             case State.STOPPING:
                 self._stop = stop
@@ -434,35 +425,24 @@ class Supervisor:
                 elif not self._spawning:
                     self._begin_stop()
             case State.SLEEPING | State.STOPPED | State.FAILED | State.BACKOFF:
-                self._cancel_timers()
+                self._timers.cancel_all()
                 self._stop = stop
                 if instance.handle:  # an earlier stop failed
                     self._begin_stop()
                 else:
                     self._after_stop(instance.last_exit)
 
-    def _not_weaker(self, stop: m.Stop) -> m.Stop:
-        """A stop on top of another: what was to stay stopped does not become what a request may wake."""
-        now = self._stop
-        if now is None or now.give_up or now.actor == "supervisor" or now.target != "stopped":
-            return stop
-        return replace(stop, target="stopped", actor=now.actor, reason=now.reason)
-
     def _begin_drain(self, stop: m.Stop) -> None:
         if self.instance.active == 0 or stop.drain_s <= 0:
             self._begin_stop()
             return
         self._set(State.DRAINING, f"{stop.reason}; waiting for {self.instance.active} running", stop.actor)
-        self._drain_timer = asyncio.get_running_loop().call_later(
-            stop.drain_s, self.post, m.DrainOver(self.instance.generation, expired=True)
-        )
+        self._timers.arm("drain", stop.drain_s, m.DrainOver(self.instance.generation, expired=True))
 
     def _on_drain_over(self, *, expired: bool) -> None:
         if self.instance.state is not State.DRAINING or self._stop is None:
             return
-        if self._drain_timer:
-            self._drain_timer.cancel()
-            self._drain_timer = None
+        self._timers.cancel("drain")
         if expired and self._stop.give_up:
             self._stop = None
             self._answer_stops(done=False)
@@ -477,7 +457,7 @@ class Supervisor:
 
     def _end_process(self, stop: m.Stop) -> None:
         instance = self.instance
-        self._cancel_timers()
+        self._timers.cancel_all()
         self._stop = stop
         if self._readiness:
             self._readiness.cancel()
@@ -533,7 +513,7 @@ class Supervisor:
         Whoever asks for a stop from now on waits for the outcome of that one.
         """
         waiters, self._stop_waiters = self._stop_waiters, []
-        self._background(self._store_outcome(state)).add_done_callback(lambda _: _tell(waiters, done=True))
+        self._background(self._store_outcome(state)).add_done_callback(lambda _: m.tell(waiters, done=True))
 
     async def _store_outcome(self, state: State) -> None:
         if state in (State.STOPPED, State.FAILED):
@@ -560,7 +540,7 @@ class Supervisor:
             self._background(client.close())
 
     def _fail(self, reason: str) -> None:
-        self._cancel_timers()
+        self._timers.cancel_all()
         self._set(State.FAILED, reason, "supervisor")
         self._settle(State.FAILED)
 
@@ -574,9 +554,7 @@ class Supervisor:
     def _arm_idle(self) -> None:
         timeout = self._s.idle_timeout_s(self.instance)
         if timeout > 0:
-            self._idle_timer = asyncio.get_running_loop().call_later(
-                timeout, self.post, m.Idle(self.instance.generation)
-            )
+            self._timers.arm("idle", timeout, m.Idle(self.instance.generation))
 
     def _on_idle(self) -> None:
         instance = self.instance
@@ -588,9 +566,7 @@ class Supervisor:
             wait = timeout if instance.active or instance.queued else timeout - idle_for
             if self._lost:
                 wait = max(wait, LOST_PAUSE_S)
-            self._idle_timer = asyncio.get_running_loop().call_later(
-                max(wait, 0.05), self.post, m.Idle(instance.generation)
-            )
+            self._timers.arm("idle", max(wait, 0.05), m.Idle(instance.generation))
             return
         instance.desired = "sleeping"
         self._end_process(m.Stop("sleeping", "idle", f"idle for {timeout / 60:g} min", 0))
@@ -601,8 +577,7 @@ class Supervisor:
         self._rearm_idle()
 
     def _rearm_idle(self) -> None:
-        if self._idle_timer:
-            self._idle_timer.cancel()
+        self._timers.cancel("idle")
         if self.instance.state is State.READY:
             self._arm_idle()
 
@@ -642,13 +617,7 @@ class Supervisor:
 
     def _answer_stops(self, *, done: bool) -> None:
         waiters, self._stop_waiters = self._stop_waiters, []
-        _tell(waiters, done=done)
-
-    def _cancel_timers(self) -> None:
-        for timer in (self._drain_timer, self._idle_timer, self._retry_timer):
-            if timer:
-                timer.cancel()
-        self._drain_timer = self._idle_timer = self._retry_timer = None
+        m.tell(waiters, done=done)
 
     def _background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
         task = asyncio.get_running_loop().create_task(work)
@@ -661,15 +630,3 @@ class Supervisor:
         if task.cancelled() or (error := task.exception()) is None:
             return
         log.error("instance %s: %s", self.instance.id, error, exc_info=error)
-
-
-def _tell(waiters: Sequence[asyncio.Future[bool]], *, done: bool) -> None:
-    for waiter in waiters:
-        if not waiter.done():
-            waiter.set_result(done)
-
-
-def _answer(message: m.Message) -> None:
-    """Tell whoever waits for a stop that nobody will carry it out any more."""
-    if isinstance(message, m.Stop) and message.done and not message.done.done():
-        message.done.set_result(False)

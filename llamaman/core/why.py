@@ -11,7 +11,7 @@ from typing import Literal
 
 from llamaman.core.breaker import Open
 from llamaman.core.events import Event
-from llamaman.records import InstanceView, State
+from llamaman.records import UNKNOWN, InstanceView, State
 
 Kind = Literal["model", "instance"]
 
@@ -116,12 +116,14 @@ def length(seconds: float) -> str:
 
 
 def _sentence(view: InstanceView, entered: Event | None, history: Sequence[Event], question: Question) -> str:
+    if view.status == UNKNOWN:
+        return f"may be running as before or not, which nobody can tell now: {view.reason}"
     ago = f" for {length(question.now - entered.at)}" if entered else ""
     match view.state:
         case State.READY:
             return f"is ready{ago}{_origin(history)}; {_load(view)}"
         case State.QUEUED | State.PREPARING:
-            return f"is about to load{_origin(history)}; {_waiting(view)}"
+            return f"is about to load{_origin(history)}{_step(view, history)}; {_waiting(view)}"
         case State.STARTING:
             return f"is loading{ago}{_origin(history)}; {_waiting(view)}"
         case State.DRAINING | State.STOPPING:
@@ -166,6 +168,12 @@ def _origin(history: Sequence[Event]) -> str:
     if begun is None:
         return ""
     return f", {begun.reason}{'' if begun.actor in ('gateway', 'supervisor') else _by(begun)}"
+
+
+def _step(view: InstanceView, history: Sequence[Event]) -> str:
+    """What its start waits for, such as an image."""
+    begun = next((event for event in reversed(history) if event.kind == State.PREPARING.value), None)
+    return "" if begun is None or begun.reason == view.reason else f": {view.reason}"
 
 
 def _by(event: Event | None) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -42,6 +43,7 @@ class FakeDocker(FakeRuntime):
         super().__init__()
         self.missing = False
         self.fetches: list[Fetch] = []
+        self.fetch_s = 0.0  # how long it takes to begin one
         self.away: str | None = None
         self.finds = 0
         self.memory: int | None = 0
@@ -93,6 +95,7 @@ class FakeDocker(FakeRuntime):
 
     def fetch(self, engine: Engine, report: Callable[[str], None]) -> Future[None] | None:
         self._may_block("fetch")
+        time.sleep(self.fetch_s)
         if not self.missing:
             return None
         self.fetches.append(Fetch(engine, report))

@@ -11,11 +11,11 @@ import pytest
 
 from llamaman.core import fetching
 from llamaman.core.admission import Policy
-from llamaman.errors import LaunchError, LlamaManError, ModelUnavailable
+from llamaman.errors import LaunchError, LlamaManError, ModelUnavailable, RuntimeLost
 from llamaman.gateway.pool import Grant
 from llamaman.records import InstanceView, State
 
-from .fake_docker import FakeDocker, Fetch
+from .fake_docker import AWAY, FakeDocker, Fetch
 from .fake_runtime import World, outcome
 
 Story = Callable[[World, FakeDocker], Coroutine[Any, Any, None]]
@@ -185,6 +185,50 @@ def test_a_stop_during_a_fetch_works_at_once_and_so_does_the_removal_after_it(
         assert world.instances.views() == ()
         fetch.progress("pulling image, 99 %")  # for others
         assert docker.started == 0
+
+    play(tmp_path, story)
+
+
+def test_a_stop_before_the_first_word_of_a_fetch_does_not_wait_for_it_either(tmp_path: Path) -> None:
+    async def story(world: World, docker: FakeDocker) -> None:
+        docker.fetch_s = 0.2
+        launched = await world.launch()
+        await world.reach(launched.id, State.PREPARING)
+        assert (await asyncio.wait_for(world.stop(launched.id), 5)).state is State.STOPPED
+        await world.until(lambda: bool(docker.fetches), "the fetch to begin")
+        await world.until(docker.fetches[0].future.cancelled, "our part of it to be given up")
+
+    play(tmp_path, story)
+
+
+def test_a_manager_that_ends_while_a_fetch_begins_lets_go_of_it(tmp_path: Path) -> None:
+    docker = FakeDocker()
+    docker.missing = True
+    docker.fetch_s = 0.3
+    world = World(tmp_path, runtime=docker)
+
+    async def main() -> None:
+        async with world.manager():
+            launched = await world.launch()
+            await world.reach(launched.id, State.PREPARING)
+            await asyncio.sleep(0.1)
+        assert docker.fetches[0].future.cancelled()
+        assert not world.loop_errors
+
+    asyncio.run(asyncio.wait_for(main(), 10))
+
+
+def test_a_daemon_that_goes_during_a_fetch_is_no_failed_fetch(tmp_path: Path) -> None:
+    async def story(world: World, docker: FakeDocker) -> None:
+        launched, fetch = await fetching_one(world, docker)
+        fetch.fail(RuntimeLost(AWAY))
+        await world.reach(launched.id, State.FAILED)
+        assert world.instances.pause(launched.id) is None  # the next request may try at once
+        asking = asyncio.ensure_future(world.grant())
+        await world.until(lambda: len(docker.fetches) == 2, "another fetch")
+        await outcome(asking)
+        docker.arrived()
+        await world.reach(launched.id, State.READY)
 
     play(tmp_path, story)
 

@@ -62,6 +62,11 @@ def told(world: World, instance_id: str) -> list[str]:
     return [event.kind for event in events if event.data["instance_id"] == instance_id]
 
 
+def assert_untouched(world: World) -> None:
+    """Nobody has even tried to end anything."""
+    assert not any(state in (State.STOPPING, State.DRAINING) for _, state, _ in world.history)
+
+
 def assert_lost(refused: Any) -> None:
     assert isinstance(refused, RuntimeLost), refused
     assert AWAY in refused.message
@@ -139,6 +144,7 @@ def test_nothing_falls_asleep_meanwhile_but_does_so_afterwards(world: World) -> 
         grant.release()
         await asyncio.sleep(0.2)
         assert grant.instance.state is State.READY
+        assert_untouched(world)
         await come(world, docker)
         await world.reach(grant.instance.id, State.SLEEPING)
 
@@ -153,6 +159,7 @@ def test_what_does_not_answer_is_not_restarted_meanwhile(world: World) -> None:
         world.instances.suspect(instance)
         await asyncio.sleep(0.1)
         assert (instance.state, instance.generation) == (State.READY, 1)
+        assert_untouched(world)
         docker.script.ready = True
         await come(world, docker)
 
@@ -167,6 +174,7 @@ def test_a_check_that_was_under_way_when_it_went_restarts_nothing(world: World) 
         docker.go()
         await asyncio.sleep(0.1)
         assert (instance.state, instance.generation) == (State.READY, 1)
+        assert_untouched(world)
         docker.script.ready = True
         await come(world, docker)
 
@@ -182,6 +190,8 @@ def test_what_takes_long_to_load_meanwhile_is_not_given_up(world: World) -> None
         await go(world, docker)
         await asyncio.sleep(2 * world.load_timeout_s)
         assert world.get(launched.id).state is State.STARTING
+        assert world.instances.pause(launched.id) is None
+        assert_untouched(world)
         docker.script.ready = True
         await come(world, docker)
         await world.reach(launched.id, State.READY)
@@ -197,6 +207,7 @@ def test_nobody_is_evicted_who_cannot_be_reached(world: World) -> None:
         await go(world, docker)
         assert isinstance(await outcome(later(world.grant("beta"))), ModelUnavailable)
         assert world.get(victim.id).state is State.READY
+        assert_untouched(world)
         await come(world, docker)
 
     play(world, story)

@@ -55,6 +55,7 @@ class World:
     instance: Instance
     planning: asyncio.Event = field(default_factory=asyncio.Event)
     spawning: asyncio.Event = field(default_factory=asyncio.Event)
+    fetching: str | None = None
     plan_error: Exception | None = None
     spawn_error: Exception | None = None
     stop_error: Exception | None = None
@@ -105,6 +106,8 @@ class World:
             return function(*arguments)
 
         async def plan(instance: Instance, generation: int, report: Report) -> LaunchPlan:
+            if self.fetching:
+                report(self.fetching)
             await self.planning.wait()
             if self.plan_error:
                 raise self.plan_error
@@ -201,6 +204,24 @@ def test_a_stop_while_it_is_planned_leaves_nothing() -> None:
         world.planning.set()
         assert await ending
         assert (world.instance.state, world.spawned, world.internal) == (State.STOPPED, 0, set())
+
+    live(main)
+
+
+def test_a_start_that_was_given_up_during_a_fetch_stays_so_even_if_its_plan_or_failure_comes_late() -> None:
+    async def main(world: World) -> None:
+        world.fetching = "pulling image, 43 %"
+        world.planning.clear()
+        world.want()
+        while not world.instance.fetching:
+            await asyncio.sleep(0.002)
+        assert await world.end(ADMIN)
+        world.planning.set()
+        plan = await world.supervisor._s.plan(world.instance, 1, lambda text: None)
+        await world.supervisor.tell(m.Planned(1, plan))
+        await world.supervisor.tell(m.StartFailed(1, LaunchError("late")))
+        await world.supervisor.tell(m.Fetching(1, "pulling image, 99 %"))
+        assert (world.instance.state, world.spawned, world.instance.fetching) == (State.STOPPED, 0, None)
 
     live(main)
 

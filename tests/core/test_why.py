@@ -152,3 +152,21 @@ def test_lengths_are_said_as_people_do(seconds: float, text: str) -> None:
 def test_no_path_gets_into_the_sentence() -> None:
     hidden = view(State.READY, "ready", model_path=Path("/secret/qwen.gguf"), log_path=Path("/secret/log"))
     assert "/secret" not in said(hidden)
+
+
+def test_one_whose_engine_is_fetched_says_how_far_that_is() -> None:
+    preparing = view(State.PREPARING, "pulling image, 43 %")
+    begun = event("preparing", "woken by a request")
+    assert said(preparing, events=(begun,)) == (
+        "qwen is about to load, woken by a request: pulling image, 43 %; nobody waits for it"
+    )
+    assert said(view(State.PREPARING, "woken by a request"), events=(begun,)) == (
+        "qwen is about to load, woken by a request; nobody waits for it"
+    )
+
+
+def test_one_whose_runtime_is_lost_says_that_nobody_can_tell() -> None:
+    unknown = view(State.READY, "the Docker daemon cannot be reached", status="unknown")
+    assert said(unknown) == (
+        "qwen may be running as before or not, which nobody can tell now: the Docker daemon cannot be reached"
+    )
