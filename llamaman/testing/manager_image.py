@@ -2,7 +2,8 @@
 
 For tests that run the manager in a container. Guarantees that the build sees exactly what ``.dockerignore`` leaves of
 the checkout, plus the wheels it needs, and has no network; that the same content is built once per engine (the tag is
-its hash); and that images of this kind older than a day are removed where no container uses them.
+its hash) and leaves no other image; and that images of this kind older than a day are removed where no container uses
+them.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import contextlib
 import hashlib
 import io
 import platform
+import re
 import subprocess
 import sys
 import tarfile
@@ -127,6 +129,17 @@ def _build(client: DockerClient, files: dict[str, bytes], tag: str, base: str) -
             said.append(str(step.get("stream") or step.get("error") or ""))
             if "error" in step:
                 raise BuildFailed("the image cannot be built:\n" + "".join(said)[-3000:])
+    _remove_stages(client, re.findall(r"^ ---> ([0-9a-f]{12})$", "".join(said), re.MULTILINE))
+
+
+def _remove_stages(client: DockerClient, steps: list[str]) -> None:
+    """Remove what the stages before the last one left; images below the one that was built cannot be removed."""
+    from docker.errors import APIError
+
+    for step in reversed(steps):
+        with contextlib.suppress(APIError):
+            if not client.images.get(step).tags:
+                client.images.remove(step)
 
 
 @contextlib.contextmanager
