@@ -78,7 +78,9 @@ def test_every_module_of_the_checkout_is_in_it(client: DockerClient, image: str)
 
 
 def test_neither_compiler_nor_pip_nor_sources_stay_in_it(client: DockerClient, image: str) -> None:
-    look = "for each in gcc cc make pip pip3 git; do command -v $each; done; ls -d /src /pip ~/.cache 2>&-; true"
+    look = (
+        "for each in gcc cc make pip pip3 git; do command -v $each; done; ls -d /src /pip ~/.cache 2>&-; true"
+    )
     assert run(client, image, "-c", look, entrypoint="/bin/sh")[1] == ""
 
 
