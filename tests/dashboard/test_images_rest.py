@@ -66,6 +66,7 @@ def described(place: Manager, method: str, path: str, status: int, answer: Any) 
     conforms(document, declared(document, method, path, status), answer)
 
 
+@pytest.mark.real("docker")
 def test_a_viewer_sees_the_images_and_what_is_pulled(place: Manager, lab: Lab, server_image: str) -> None:
     mine = lab.tag(server_image, f"{lab.unique()}:x")
     allow(place, mine.replace(":x", ":*"))
@@ -84,6 +85,7 @@ def test_a_viewer_sees_the_images_and_what_is_pulled(place: Manager, lab: Lab, s
     assert (other["digest"], other["last_pulled_at"]) == (None, None)
 
 
+@pytest.mark.real("docker")
 def test_a_pull_is_accepted_at_once_and_its_end_is_told(place: Manager, lab: Lab) -> None:
     name = f"{lab.unique(f'127.0.0.1:{free_port()}')}:x"
     allow(place, name)
@@ -114,6 +116,7 @@ def audited(place: Manager) -> list[dict[str, Any]]:
     return found
 
 
+@pytest.mark.real("docker")
 def test_another_image_needs_an_administrator_to_allow_it_first(place: Manager) -> None:
     for scope in (Scope.MANAGE, Scope.ADMIN):
         status, answer = place.call("POST", "/api/images/pull", {"image": "evil/x:y"}, key=place.key(scope))
@@ -123,6 +126,7 @@ def test_another_image_needs_an_administrator_to_allow_it_first(place: Manager) 
     assert place.call("GET", "/api/images/pull-status", key=place.key(Scope.VIEW))[1] == {"pulls": []}
 
 
+@pytest.mark.real("docker")
 @pytest.mark.parametrize("body", [{"image": "No Name"}, {"image": 3}, {"image": "x" * 600}, {"name": "x:y"}])
 @pytest.mark.parametrize(("method", "path"), [("POST", "/api/images/pull"), ("DELETE", "/api/images")])
 def test_what_is_no_name_is_refused_with_its_field(
@@ -132,6 +136,7 @@ def test_what_is_no_name_is_refused_with_its_field(
     assert (status, answer["field"]) == (400, next(iter(body)))
 
 
+@pytest.mark.real("docker")
 def test_an_administrator_deletes_an_image_but_not_a_used_or_the_current_one(
     place: Manager, lab: Lab, server_image: str
 ) -> None:

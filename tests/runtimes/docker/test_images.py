@@ -426,12 +426,25 @@ def test_only_some_pulls_run_at_a_time_and_one_that_waits_can_be_called_off(
         for future in running:
             assert future is not None
             assert isinstance(future.exception(DEADLINE_S), LaunchError)
-        until(lambda: "image-pull" not in {each.name for each in threading.enumerate()}, "a pull goes on")
         assert relay.count("POST", "/images/create") == AT_ONCE
         with pytest.raises(LaunchError, match="being stopped"):
             images.fetch(of(images, late), print)
     finally:
         silent.cut()
+
+
+def test_what_is_pulled_while_the_manager_ends_is_given_up(
+    new_images: NewImages, shop: Relay, offered: str
+) -> None:
+    images = new_images(offered)
+    shop.rate = PAYLOAD / 100
+    future = images.fetch(of(images, offered), print)
+    assert future is not None
+    until(lambda: [each for each in images.pulls() if each.percent], "the pull did not begin")
+    mine = {each for each in threading.enumerate() if each.name == "image-pull"}
+    images.close()
+    assert isinstance(future.exception(DEADLINE_S), LaunchError)
+    until(lambda: not any(each.is_alive() for each in mine), "the pull goes on")
 
 
 @pytest.mark.parametrize(
