@@ -6,6 +6,7 @@ No errand changes a state or decides anything; by the time its message is read t
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 
@@ -15,8 +16,8 @@ from llamaman.core.instance import Instance
 from llamaman.core.notes import Notes
 from llamaman.core.readiness import Health, await_ready, probe
 from llamaman.core.services import Services
-from llamaman.errors import LaunchError, LlamaManError
-from llamaman.records import Exit, LaunchPlan, State
+from llamaman.errors import LaunchError, LlamaManError, RuntimeLost
+from llamaman.records import Exit, LaunchPlan, ResourceUse, State
 from llamaman.runtime import MeasuresEngines
 
 log = logging.getLogger("llamaman.supervisor")
@@ -81,6 +82,7 @@ class Errands:
             instance.handle.pid if instance.handle else None,
             load_timeout_s=self._s.load_timeout_s,
             health_timeout_s=self._s.health_timeout_s,
+            use=self._use,
         )
         try:
             facts = await await_ready(health)
@@ -91,6 +93,15 @@ class Errands:
             self._post(m.NotReady(generation, f"its health could not be checked: {type(error).__name__}"))
         else:
             self._post(m.Ready(generation, facts.slots, facts.context_length))
+
+    def _use(self) -> ResourceUse | None:
+        """What it uses now, of an engine whose process cannot be seen from here."""
+        runtime, handle = self._s.runtime(self._instance.runtime), self._instance.handle
+        if handle is None or not isinstance(runtime, MeasuresEngines):
+            return None
+        with contextlib.suppress(RuntimeLost):
+            return runtime.usage(handle)
+        return None
 
     async def guard_memory(self, generation: int) -> None:
         """Measure it while it loads, where its runtime can; says so when it takes far too much."""

@@ -10,6 +10,7 @@ import asyncio
 import json
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,11 @@ _PROPS_LIMIT = 8 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """What is needed to ask one engine."""
+    """What is needed to ask one engine.
+
+    :ivar pid: its process, where it can be seen from here.
+    :ivar use: what it uses now, where its runtime knows; any change is a sign of life. Does not block.
+    """
 
     client: EngineClient
     api_key: bytes
@@ -33,6 +38,7 @@ class Health:
     pid: int | None
     load_timeout_s: float
     health_timeout_s: float
+    use: Callable[[], object] = lambda: None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +107,7 @@ def _count(value: object) -> int | None:
 
 
 def _signs_of_life(health: Health) -> tuple[object, ...]:
-    """Numbers that change while an engine makes progress: log bytes, page faults, CPU ticks.
+    """What changes while an engine makes progress: log bytes, page faults, CPU ticks, what its runtime measures.
 
     A large model on a slow disk loads for minutes without a log line; its page faults and its CPU time
     (fields 12, 14 and 15 of ``/proc/<pid>/stat``) still move.
@@ -111,7 +117,7 @@ def _signs_of_life(health: Health) -> tuple[object, ...]:
     except OSError:
         log_bytes = None
     if health.pid is None:
-        return (log_bytes,)
+        return (log_bytes, health.use())
     try:
         fields = Path(f"/proc/{health.pid}/stat").read_bytes().rpartition(b")")[2].split()
     except OSError:

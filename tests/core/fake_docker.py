@@ -108,7 +108,8 @@ class FakeDocker(FakeRuntime):
         self._listeners.append(listener)
 
     def usage(self, handle: Handle) -> ResourceUse | None:
-        return None
+        self._here()
+        return ResourceUse(cpu_percent=time.monotonic())
 
     def anonymous_bytes(self, handle: Handle) -> int | None:
         self._may_block("anonymous_bytes")

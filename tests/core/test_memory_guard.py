@@ -44,9 +44,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     return world
 
 
-@pytest.mark.parametrize("estimate", [GB, None])
+@pytest.mark.parametrize(("estimate", "fine"), [(GB, 4 * GB), (None, 2 * GB)])
 def test_a_start_that_takes_too_much_is_ended_and_counts_as_a_death(
-    world: World, estimate: int | None
+    world: World, estimate: int | None, fine: int
 ) -> None:
     docker = world.runtime
     assert isinstance(docker, FakeDocker)
@@ -55,7 +55,7 @@ def test_a_start_that_takes_too_much_is_ended_and_counts_as_a_death(
 
     async def main() -> None:
         async with world.manager():
-            docker.memory = 2 * GB
+            docker.memory = fine
             launched = await world.launch()
             await world.until(lambda: docker.measured > 2, "it to be measured")
             assert world.get(launched.id).state is State.STARTING

@@ -161,6 +161,22 @@ def test_work_without_a_log_line_is_a_sign_of_life_too(
     assert ready(Client(answer), tmp_path / "log").slots == 4
 
 
+@pytest.mark.parametrize("works", [True, False])
+def test_what_its_runtime_measures_is_a_sign_of_life_where_its_process_cannot_be_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, works: bool
+) -> None:
+    monkeypatch.setattr(readiness, "STALL_S", 0.1)
+    client = Client(lambda number: 200 if time.monotonic() - begun > 0.4 else 503)
+    use = time.monotonic if works else lambda: 0.0
+    given = Health(client, b"key", tmp_path / "log", None, load_timeout_s=20, health_timeout_s=1, use=use)
+    begun = time.monotonic()
+    if works:
+        assert asyncio.run(asyncio.wait_for(await_ready(given), 10)).slots == 4
+    else:
+        with pytest.raises(TimeoutError, match="stalled"):
+            asyncio.run(asyncio.wait_for(await_ready(given), 10))
+
+
 def test_a_probe_is_bounded_and_raises_nothing(tmp_path: Path) -> None:
     async def main() -> None:
         assert await probe(Client(lambda _: 200), 1.0) is True
