@@ -76,7 +76,7 @@ def test_a_launch_while_the_daemon_is_away_is_refused_and_leaves_nothing(
     manager: DockerManager, engine: PrivateDaemon
 ) -> None:
     engine.stop()
-    manager.until(lambda: manager.chat("tiny").status == 503, "the loss to be noticed")
+    manager.until(lambda: "events: Docker cannot be reached" in manager.output(), "the loss to be noticed")
     answer = manager.chat("tiny")
     assert answer.status == 503
     assert answer.headers["retry-after"]
@@ -106,5 +106,6 @@ def test_a_manager_that_starts_before_docker_waits_for_it_and_adopts_what_runs(
         return bool(manager.instance(instance["id"])["status"] in ("healthy", "sleeping"))
 
     manager.until(known, "it to be adopted, or woken by the next request", 40)
-    assert manager.chat("tiny", max_tokens=2).status == 200
+    answer = manager.chat("tiny", max_tokens=2)
+    assert answer.status == 200, answer.text + manager.output()
     assert len(manager.containers()) == 1
