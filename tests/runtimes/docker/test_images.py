@@ -188,15 +188,17 @@ def test_what_a_killed_manager_was_asking_is_removed_and_no_other_container(
     import docker.errors
 
     marks = {MANAGED: "1", image_probe.PURPOSE: "probe"}
-    ours, foreign = (f"llamaman-probe-{secrets.token_hex(6)}" for _ in range(2))
+    ours, foreign, other = (f"llamaman-probe-{secrets.token_hex(6)}" for _ in range(3))
     made = [lab.client.containers.create(server_image, name=name, labels=marks) for name in (ours, foreign)]
+    made.append(lab.client.containers.create(server_image, name=other))  # somebody took a name of ours
     try:
         (tmp_path / "state" / "probes").mkdir(parents=True)
-        (tmp_path / "state" / "probes" / ours).touch()
+        for name in (ours, other):
+            (tmp_path / "state" / "probes" / name).touch()
         new_images().default_engine()
         left = {each.name for each in lab.client.containers.list(all=True)}
         assert ours not in left
-        assert foreign in left
+        assert {foreign, other} <= left
         assert list((tmp_path / "state" / "probes").iterdir()) == []
     finally:
         for container in made:
