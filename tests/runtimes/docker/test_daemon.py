@@ -31,7 +31,7 @@ from llamaman.runtimes.docker.faults import (
     TIMED_OUT,
     UNKNOWN_HOST,
 )
-from llamaman.runtimes.docker.stream import json_lines, log_frames
+from llamaman.runtimes.docker.stream import json_lines, log_frames, log_pieces, log_start
 from llamaman.testing.private_daemon import PrivateDaemon, why_not
 
 real = pytest.mark.real("docker")
@@ -185,9 +185,11 @@ def answering(path: Path, answer: Callable[[str], tuple[int, str]]) -> Iterator[
     with Server(str(path), Handler) as server:
         thread = threading.Thread(target=server.serve_forever, args=(0.02,))
         thread.start()
-        yield asked
-        server.shutdown()
-        thread.join()
+        try:
+            yield asked
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_what_is_no_docker_daemon_is_told(tmp_path: Path) -> None:
@@ -373,7 +375,7 @@ def in_thread(stream: Stream[Any]) -> tuple[threading.Thread, list[Any]]:
         except Exception as error:
             read.append(error)
 
-    thread = threading.Thread(target=run)
+    thread = threading.Thread(target=run, daemon=True)  # one that never ends must not hold up the test run
     thread.start()
     return thread, read
 
@@ -399,6 +401,17 @@ def test_events_are_those_of_the_labels_and_closing_ends_a_blocked_reader(
     again = daemon.events(began - 1, scratch_names.filters)
     assert [next(again)["Action"] for _ in range(3)] == ["create", "start", "die"]
     again.close()
+
+
+@real
+def test_silence_is_no_failure_of_a_long_answer(docker_host: str) -> None:
+    daemon = Daemon(docker_host, timeout_s=0.5)
+    thread, read = in_thread(stream := daemon.events(None, ["none=here"]))
+    thread.join(1.2)
+    assert thread.is_alive()
+    stream.close()
+    thread.join(5)
+    assert read == []
 
 
 @real
@@ -440,6 +453,57 @@ def test_a_log_can_be_left_and_taken_up_again_anywhere(daemon: Daemon, container
     # A place that was found after going on is as good as one from the beginning.
     later = read(whole[3].since)
     assert read(later[100].since) == later[101:]
+
+
+#: Seconds since 1970 and a line each, in the order of a log: the two streams are stamped before they are put in order,
+#: and parts of a long line share a stamp.
+STAMPED = [
+    (10.5, b"a"),
+    (10.75, b"b"),
+    (10.625, b"c"),
+    (10.75, b"d"),
+    (10.75, b"e"),
+    (12.0, b"f"),
+    (11.5, b"g"),
+]
+
+
+def read_stamped(stamped: list[tuple[float, bytes]], since: str | None) -> list[Piece]:
+    begin = float(log_start(since) or 0)
+    frames = b""
+    for seconds, text in stamped:
+        if seconds >= begin:  # as a daemon does
+            line = f"1970-01-01T00:00:{seconds:012.9f}Z ".encode() + text
+            frames += b"\x01\0\0\0" + len(line).to_bytes(4, "big") + line
+    return list(log_pieces(since, tty=False)(iter([frames])))
+
+
+def test_a_log_whose_times_are_out_of_order_can_be_taken_up_again_as_well() -> None:
+    whole = read_stamped(STAMPED, None)
+    assert [piece.data for piece in whole] == [text for _, text in STAMPED]
+    for index, piece in enumerate(whole):
+        assert read_stamped(STAMPED, piece.since) == whole[index + 1 :], index
+
+
+def test_a_clock_that_is_set_back_while_a_log_is_read_hides_nothing() -> None:
+    assert [piece.data for piece in read_stamped([*STAMPED, (5.0, b"h"), (5.1, b"i")], None)][-2:] == [
+        b"h",
+        b"i",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("stamp", "since"),
+    [
+        ("1970-01-01T00:00:10.000000005Z", "9000000005+1"),
+        ("1970-01-01T01:00:10.5+01:00", "9500000000+1"),
+        ("1970-01-01T00:00:10Z", "9000000000+1"),
+    ],
+)
+def test_time_stamps_of_docker_and_podman(stamp: str, since: str) -> None:
+    line = f"{stamp} x".encode()
+    frame = b"\x02\0\0\0" + len(line).to_bytes(4, "big") + line
+    assert list(log_pieces(None, tty=False)(iter([frame]))) == [Piece("stderr", b"x", since)]
 
 
 @real
