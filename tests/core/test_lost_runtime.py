@@ -382,8 +382,10 @@ def test_records_keep_what_they_were_until_it_is_back_and_are_then_adopted(world
         assert_lost(await outcome(later(world.grant(only="one")), 2))
         assert_lost(await outcome(later(world.stop("one")), 2))
         assert_lost(await outcome(later(world.restart("one")), 2))
+        assert ("one" in world.machine.open_ports) is (state != "failed")  # to be told so there as well
         await come(world, docker)
         assert (await world.reach("one", State.READY)).handle == handle
+        assert world.get("one").internal_port is None
         (await world.grant()).release()
         assert docker.started == 1
 

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from llamaman.core import reconcile
-from llamaman.core.reconcile import Known, judge
+from llamaman.core.reconcile import Finding, Known, judge
+from llamaman.errors import LaunchError, RuntimeLost
 from llamaman.records import Address, Exit, Handle, State
 
 from .fake_docker import FakeDocker
@@ -234,13 +235,58 @@ def test_rounds_that_are_asked_for_at_once_share_one_and_one_after_it(world: Wor
     play(world, story)
 
 
+def test_what_is_seen_at_one_look_only_is_left_alone(world: World) -> None:
+    async def story(world: World, docker: FakeDocker) -> None:
+        instance = await world.running(restart_policy="never")
+        docker.script.start_error = LaunchError("the daemon is out of threads")
+        await world.stop(instance.id)
+        await world.restart(instance.id)
+        await world.reach(instance.id, State.FAILED)
+        left = docker.spawn(instance.id, instance.generation, 0)
+        assert left.pid
+        pid, before = left.pid, list(world.history)
+
+        def end() -> None:
+            docker.exit(pid, Exit(0, None, 0.0))
+
+        docker.while_finding = end
+        await round_(world)
+        assert (instance.state, world.history) == (State.FAILED, before)
+
+    play(world, story)
+
+
+def test_what_has_changed_since_it_was_found_is_left_alone(world: World) -> None:
+    async def story(world: World, docker: FakeDocker) -> None:
+        instance = await world.running()
+        assert instance.handle
+        look = world.instances._reconcile
+        for kind in ("adopt", "end", "stop", "gone"):
+            finding = Finding(kind, instance.id, instance.handle, replace(READY, generation=7))
+            await look._act(docker, finding)
+        await asyncio.sleep(0.02)
+        assert (instance.state, len(docker.live)) == (State.READY, 1)
+
+    play(world, story)
+
+
+def test_a_lost_runtime_is_not_asked(world: World) -> None:
+    async def story(world: World, docker: FakeDocker) -> None:
+        docker.away, finds = "the daemon is away", docker.finds
+        await round_(world)
+        assert docker.finds == finds
+        docker.away = None
+
+    play(world, story)
+
+
 def test_a_runtime_that_cannot_be_asked_is_unknown_until_it_can(world: World) -> None:
     async def story(world: World, docker: FakeDocker) -> None:
         running = await world.running()
-        docker.away = "the daemon hangs"  # without a word
+        docker.script.find_error = RuntimeLost("the daemon hangs")  # without a word before
         await round_(world)
         assert running.view().status == "unknown"
-        docker.away = None
+        docker.script.find_error = None
         await round_(world)
         assert running.view().status == "healthy"
 
