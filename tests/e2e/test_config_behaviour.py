@@ -1,10 +1,9 @@
 """Each environment variable changes what a real manager does when it has another value than its default.
 
 Variables whose readers arrive with later parts are parsed and checked (``tests/core/test_config.py``), and
-nothing acts on them yet:
+nothing acts on them:
 
-- containers and GPUs: HOST_MODELS_DIR, HOST_LOGS_DIR, LLAMA_IMAGE, LLAMA_NETWORK, LLAMA_CONTAINER_PREFIX,
-  LLAMAMAN_IN_DOCKER, LLAMA_HOST_ADDR, GPU_TYPE
+- containers: HOST_LOGS_DIR, which nothing needs any more, since containers write no files
 - cluster: CLUSTER_ENABLED, CLUSTER_SECRET, CLUSTER_ADVERTISE_URL, CLUSTER_NODE_ONLINE_WINDOW_S,
   CLUSTER_ALLOW_RAW_SECRET
 - downloads and recording: HF_ENDPOINT, RECORDINGS_DIR
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from proven import proven, proves
 
 from llamaman.core.config import VARIABLES
 from llamaman.testing import processes, write_temper
@@ -36,15 +36,6 @@ from llamaman.testing.visitor import Visitor
 from llamaman.testing.wire import call, refuses
 
 EXIT_CONFIG = 78
-_proven: set[str] = set()
-
-
-def proves(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Mark a test as the one that shows what these variables do."""
-    _proven.update(names)
-    return lambda test: test
-
-
 pytestmark = pytest.mark.usefixtures("embedded")
 With = Callable[..., Manager]
 
@@ -68,8 +59,8 @@ def refused_start(manager: Manager) -> str:
 
 def test_every_variable_is_proven_here_or_listed_as_one_of_a_later_part() -> None:
     later = {item.env for item in VARIABLES} & set(re.findall(r"[A-Z_]{4,}", __doc__ or ""))
-    assert _proven | later == {item.env for item in VARIABLES}
-    assert not _proven & later
+    assert proven() | later == {item.env for item in VARIABLES}
+    assert not proven() & later
 
 
 # --- folders, names and ports -----------------------------------------------------------------------------

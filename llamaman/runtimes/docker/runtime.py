@@ -337,21 +337,28 @@ class DockerRuntime:
 
         :raises RuntimeLost: the daemon cannot be reached.
         """
+        try:
+            with self._told():
+                return self._find(node, install)
+        except LaunchError as error:
+            # A daemon that refuses to say is no reason to take anything for gone, nor to end the boot.
+            raise RuntimeLost(error.message, detail=error.detail, retry_after=_LOST_RETRY_S) from error
+
+    def _find(self, node: str, install: str) -> list[Handle]:
         found: list[Handle] = []
         foreign: list[str] = []
-        with self._told():
-            for summary in self._daemon.containers(labels.label_filter(node, install)):
-                name = str((summary.get("Names") or ["?"])[0]).lstrip("/")
-                marks = self._marks_of(summary["Labels"], summary["ImageID"])
-                if marks is None:
-                    foreign.append(name)
+        for summary in self._daemon.containers(labels.label_filter(node, install)):
+            name = str((summary.get("Names") or ["?"])[0]).lstrip("/")
+            marks = self._marks_of(summary["Labels"], summary["ImageID"])
+            if marks is None:
+                foreign.append(name)
+                continue
+            with self._lock:
+                if name in self._starting:
                     continue
-                with self._lock:
-                    if name in self._starting:
-                        continue
-                handle = self._found(summary, name, marks)
-                if handle:
-                    found.append(handle)
+            handle = self._found(summary, name, marks)
+            if handle:
+                found.append(handle)
         self._foreign = tuple(foreign)
         return found
 
