@@ -78,6 +78,7 @@ class FakeRuntime:
         self.installs: dict[int, tuple[str, str]] = {}
         self.faults: list[str] = []
         self.started = 0
+        self.asked = 0  # how often an engine was asked whether it is ready
         self.loop_thread: int | None = None
         self._pids = itertools.count(1000)
         self._watchers: dict[int, list[Callable[[Exit], None]]] = {}
@@ -173,6 +174,7 @@ class FakeRuntime:
     def answers(self, address: Address) -> bool:
         """Whether the engine behind an address says that it is ready."""
         with self._lock:
+            self.asked += 1
             return self.script.ready and any(h.address == address for h in self.live.values())
 
     def _may_block(self, what: str) -> None:

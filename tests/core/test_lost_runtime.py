@@ -25,7 +25,7 @@ Story = Callable[[World, FakeDocker], Coroutine[Any, Any, None]]
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(supervisor, "LOST_PAUSE_S", 0.05)
     monkeypatch.setattr(supervisor, "FIRST_BACKOFF_S", 0.02)
-    monkeypatch.setattr(errands, "WEDGE_PAUSE_S", 0.005)
+    monkeypatch.setattr(errands, "WEDGE_PAUSE_S", 0.02)
     return World(tmp_path, runtime=FakeDocker())
 
 
@@ -170,7 +170,9 @@ def test_a_check_that_was_under_way_when_it_went_restarts_nothing(world: World) 
     async def story(world: World, docker: FakeDocker) -> None:
         instance = await world.running()
         docker.script.ready = False
+        asked = docker.asked
         world.instances.suspect(instance)
+        await world.until(lambda: docker.asked > asked, "the check to begin")
         docker.go()
         await asyncio.sleep(0.1)
         assert (instance.state, instance.generation) == (State.READY, 1)
