@@ -130,7 +130,8 @@ class DockerRuntime:
         self._lock = threading.Lock()
         self._listeners: list[Callable[[str | None], None]] = []
         self._starting: set[str] = set()  # names of containers that are being made
-        self._running: dict[str, frozenset[str]] = {}  # container id -> its addresses
+        self._running: dict[str, frozenset[str]] = {}  # container id -> its addresses, until it is settled
+        self._seen: dict[str, frozenset[str]] = {}  # the same of what was found and is not watched yet
         self._peers: frozenset[str] = frozenset()
         self._settled: dict[str, Future[Exit]] = {}
         self._surroundings: _Surroundings | None = None
@@ -219,7 +220,7 @@ class DockerRuntime:
             with contextlib.suppress(DaemonGone, DaemonError):  # the reason of the failure says more
                 self._discard(container_id)
             raise
-        self._note_running(container_id, inspected)
+        self._note_running(container_id, _addresses(inspected))
         for note in made.notes:
             log.warning("instance %s: %s", plan.instance_id[:8], note)
         return Handle(plan.instance_id, plan.generation, None, None, address, container_id)
@@ -313,8 +314,10 @@ class DockerRuntime:
         if container_id is None:
             on_exit(Exit(None, None, time.time()))
             return lambda: None
-        # For a container that was started here both do nothing: it is one of an earlier manager.
+        # Only for one that an earlier manager started is there anything to do here.
         self._pumps.start(container_id, self._log_path(handle.instance_id), None)
+        if (addresses := self._seen.pop(container_id, None)) is not None:
+            self._note_running(container_id, addresses)
 
         def ended(exit_: Exit) -> None:
             # Not in the thread that hears of ends: waiting for the last output must not hold up the next end.
@@ -345,6 +348,7 @@ class DockerRuntime:
             raise RuntimeLost(error.message, detail=error.detail, retry_after=_LOST_RETRY_S) from error
 
     def _find(self, node: str, install: str) -> list[Handle]:
+        self._seen.clear()
         found: list[Handle] = []
         foreign: list[str] = []
         for summary in self._daemon.containers(labels.label_filter(node, install)):
@@ -376,7 +380,7 @@ class DockerRuntime:
             return None
         self._join_network()
         address = self._network.address(inspected, name, _published(inspected))
-        self._note_running(container_id, inspected)
+        self._seen[container_id] = _addresses(inspected)
         return Handle(marks.instance_id, marks.generation, None, None, address, container_id)
 
     # --- the further abilities -----------------------------------------------------------------------
@@ -483,16 +487,9 @@ class DockerRuntime:
         for listener in listeners:
             listener(reason)
 
-    def _note_running(self, container_id: str, inspected: Json) -> None:
-        networks: Mapping[str, Any] = inspected["NetworkSettings"].get("Networks") or {}
-        addresses = {
-            each.get(field)
-            for each in networks.values()
-            for field in ("IPAddress", "GlobalIPv6Address")
-            if each.get(field)
-        }
+    def _note_running(self, container_id: str, addresses: frozenset[str]) -> None:
         with self._lock:
-            self._running[container_id] = frozenset(addresses)
+            self._running[container_id] = addresses
             self._peers = frozenset().union(*self._running.values())
 
     def _note_gone(self, container_id: str) -> None:
@@ -527,3 +524,10 @@ def _published(inspected: Json) -> int:
     """The host's port of a running container, 0 when it publishes none."""
     bindings = (inspected["NetworkSettings"].get("Ports") or {}).get("8080/tcp") or []
     return int(bindings[0]["HostPort"]) if bindings else 0
+
+
+def _addresses(inspected: Json) -> frozenset[str]:
+    """Of a running container, on all its networks."""
+    networks: Mapping[str, Any] = inspected["NetworkSettings"].get("Networks") or {}
+    fields = (each.get(name) for each in networks.values() for name in ("IPAddress", "GlobalIPv6Address"))
+    return frozenset(address for address in fields if address)

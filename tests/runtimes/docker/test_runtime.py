@@ -202,8 +202,8 @@ def test_the_next_manager_finds_what_runs_and_removes_what_never_ran(lab: Lab, d
         handle.instance_id, handle.generation, handle.container_id, handle.address,
     )  # fmt: skip
     assert daemon.inspect(created) is None
-    assert second.peers() == {handle.address.host}
     second.watch(found, lambda _: None)
+    assert second.peers() == {handle.address.host}
     second.stop(found, 5)
     assert lab.all(daemon) == []
     assert second.find(plan.node, INSTALL) == []
