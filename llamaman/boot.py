@@ -132,7 +132,8 @@ def _docker(
     if config.runtime == "process" or not docker_could_be_here(config, os.environ):
         return None
     from llamaman.runtimes.docker.image_names import default_image
-    from llamaman.runtimes.docker.runtime import DockerRuntime, Parts
+    from llamaman.runtimes.docker.parts import Parts
+    from llamaman.runtimes.docker.runtime import DockerRuntime
 
     given = zip(config.models_dirs, config.host_models_dirs, strict=True)
     image = default_image(config.llama_image, config.gpu_type)

@@ -133,6 +133,7 @@ class Handle:
 
     :ivar started: the kernel's start time of the process in clock ticks since boot (field 22 of
         ``/proc/<pid>/stat``), which together with the pid identifies it for good.
+    :ivar notes: what the launch could not have as it was asked for, in words for whoever launched it.
     """
 
     instance_id: str
@@ -141,6 +142,7 @@ class Handle:
     started: int | None
     address: Address
     container_id: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

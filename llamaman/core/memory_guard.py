@@ -43,4 +43,4 @@ def verdict(taken: int | None, allowed: Allowance) -> str | None:
 
 
 def _size(amount: int) -> str:
-    return f"{amount / (1 << 30):.1f} GB"
+    return f"{amount / (1 << 30):.1f} GB" if amount >= 1 << 30 else f"{amount / (1 << 20):.0f} MB"

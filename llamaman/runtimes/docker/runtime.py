@@ -9,40 +9,25 @@ All methods may block unless the protocol says otherwise, and may be called from
 from __future__ import annotations
 
 import contextlib
-import ipaddress
 import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeGuard
 
-from llamaman.core.in_docker import detect_in_docker
 from llamaman.errors import LaunchError, RuntimeLost
-from llamaman.records import (
-    Address,
-    ContainerSpec,
-    Engine,
-    Exit,
-    Handle,
-    LaunchPlan,
-    LaunchRequest,
-    ResourceUse,
-    SpecPatch,
-)
-from llamaman.runtimes.docker import container, labels
-from llamaman.runtimes.docker.account import account_for
+from llamaman.records import Engine, Exit, Handle, LaunchPlan, ResourceUse
+from llamaman.runtimes.docker import labels
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError, DaemonGone, Json
-from llamaman.runtimes.docker.engine_facts import has_init
 from llamaman.runtimes.docker.events import Deaths
-from llamaman.runtimes.docker.files import engine_files
 from llamaman.runtimes.docker.images import Images
+from llamaman.runtimes.docker.launcher import Launcher
 from llamaman.runtimes.docker.log_pump import LogPumps
-from llamaman.runtimes.docker.network import PORT, Network, Reach
-from llamaman.runtimes.docker.place import Place, find_place, host_path
+from llamaman.runtimes.docker.parts import Parts
+from llamaman.runtimes.docker.peers import Peers
 from llamaman.runtimes.docker.sayings import explain, unreachable
+from llamaman.runtimes.docker.surroundings import Surroundings
 from llamaman.runtimes.docker.usage import Sampler
 from llamaman.runtimes.start_line import start_line
 
@@ -53,48 +38,6 @@ _LOST_RETRY_S = 5
 
 log = logging.getLogger(__name__)
 
-#: What plugins add to a container: called once per launch.
-AskPlugins = Callable[[LaunchRequest, ContainerSpec], SpecPatch]
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What the runtime is told.
-
-    :ivar host: DOCKER_HOST, or None for this machine's socket.
-    :ivar key: secret of this node that proofs are made with.
-    :ivar host_addr: LLAMA_HOST_ADDR where it was set: containers are reached by published ports there.
-    :ivar private: our own folders, of which no file is ever mounted.
-    :ivar folders: (MODELS_DIR as we see it, as the Docker host sees it), where that was given.
-    :ivar state_dir: a folder of ours for what is found out once per image.
-    """
-
-    host: str | None
-    environ: Mapping[str, str]
-    node: str
-    install: str
-    key: bytes
-    prefix: str
-    network: str
-    host_addr: str | None
-    in_docker: bool | None
-    folders: tuple[tuple[Path, Path], ...]
-    private: tuple[Path, ...]
-    logs_dir: Path
-    state_dir: Path
-    image: str
-    images_allowed: Callable[[], Sequence[str]]
-    ask_plugins: AskPlugins
-
-
-@dataclass(frozen=True, slots=True)
-class _Surroundings:
-    """What holds for as long as one daemon is there."""
-
-    place: Place
-    info: Json
-    has_init: bool
-
 
 class DockerRuntime:
     """Runs engines as containers beside this manager."""
@@ -104,23 +47,13 @@ class DockerRuntime:
     def __init__(self, parts: Parts) -> None:
         self._p = parts
         self._daemon = Daemon(parts.host, environ=parts.environ)
-        self._marks = labels.label_filter(parts.node, parts.install)
-        contained = detect_in_docker() if parts.in_docker is None else parts.in_docker
-        self._network = Network(
-            self._daemon,
-            name=parts.network,
-            labels=labels.network_labels(parts.node, parts.install),
-            host_addr=parts.host_addr or "localhost",
-            reach="port" if parts.host_addr and not contained else None,
-        )
-        # What is published is for this manager alone, so it never leaves the machine.
-        self._published_on = parts.host_addr if _is_loopback(parts.host_addr) else "127.0.0.1"
+        self._surroundings = Surroundings(self._daemon, parts)
         self.images = Images(
             self._daemon, default=parts.image, allowed=parts.images_allowed, state_dir=parts.state_dir
         )
         self._deaths = Deaths(
             self._daemon,
-            self._marks,
+            labels.label_filter(parts.node, parts.install),
             on_reach=self._reached,
             describe=lambda gone: unreachable(self._daemon.address, gone.reason),
         )
@@ -130,12 +63,19 @@ class DockerRuntime:
         self._lock = threading.Lock()
         self._listeners: list[Callable[[str | None], None]] = []
         self._starting: set[str] = set()  # names of containers that are being made
-        self._running: dict[str, frozenset[str]] = {}  # container id -> its addresses, until it is settled
-        self._seen: dict[str, frozenset[str]] = {}  # the same of what was found and is not watched yet
-        self._peers: frozenset[str] = frozenset()
+        self._peers = Peers()
         self._settled: dict[str, Future[Exit]] = {}
-        self._surroundings: _Surroundings | None = None
         self._foreign: tuple[str, ...] = ()
+        self._launcher = Launcher(
+            self._daemon,
+            parts,
+            self._surroundings,
+            self.images,
+            is_ours=lambda inspected: (
+                self._marks_of(inspected["Config"]["Labels"], inspected["Image"]) is not None
+            ),
+            discard=self._discard,
+        )
         self._deaths.start()
 
     # --- what can run here ---------------------------------------------------------------------------
@@ -151,24 +91,20 @@ class DockerRuntime:
     def fetch(self, engine: Engine, report: Callable[[str], None]) -> Future[None] | None:
         """Pull an image that is not here."""
         with self._told(engine.path):
-            self._join_network()  # whether a port is needed is known from now on
+            self._surroundings.join()  # whether a port is needed is known from now on
             return self.images.fetch(engine, report)
 
     def needs_port(self) -> bool:
         """Only where containers are reached by a published port."""
-        return self._network.reach == "port"
+        return self._surroundings.network.reach == "port"
 
     def notes(self) -> tuple[str, ...]:
         """What an administrator should know of the engines here, in sentences; empty when all is well."""
-        notes = list(self._network.notes())
-        here = self._surroundings
-        if here and here.place.note:
-            notes.append(here.place.note)
-        notes += [
+        foreign = (
             f"container {name} carries LlamaMan's labels and no proof that this LlamaMan made it: left alone"
             for name in self._foreign
-        ]
-        return tuple(notes)
+        )
+        return (*self._surroundings.notes(), *foreign)
 
     def isolation(self) -> tuple[str, ...]:
         """Nothing is missing: this is the isolation that other runtimes are measured by."""
@@ -187,91 +123,23 @@ class DockerRuntime:
             self._starting.add(name)
         try:
             with self._told(plan.engine.path):
-                return self._start(plan, name)
+                started = self._launcher.launch(plan, name)
+            self._peers.add(started.container_id, started.inspected)
+            self._pumps.start(started.container_id, self._log_path(plan.instance_id), start_line(plan))
         finally:
             with self._lock:
                 self._starting.discard(name)
-
-    def _start(self, plan: LaunchPlan, name: str) -> Handle:
-        image = self.images.require(plan.engine.path)
-        made, published = self._container(plan, image)
-        try:
-            container_id = self._create(name, made.body)
-        except DaemonError as error:
-            if error.status != 404 or "network" not in error.text:
-                raise
-            self._forget_surroundings()  # somebody removed the network since it was looked at
-            made, published = self._container(plan, image)
-            container_id = self._create(name, made.body)
-        try:
-            self._start_made(plan, container_id)
-            inspected = self._daemon.inspect(container_id)
-            if inspected is None:
-                raise LaunchError(f"container {name} was removed by somebody else while it started")
-            if inspected["Image"] != image["Id"]:
-                raise LaunchError(
-                    f"the image '{plan.engine.path}' was replaced while it was started; try again"
-                )
-            if inspected["State"]["Running"]:
-                address = self._network.address(inspected, name, published)
-            else:  # it has ended at once; whoever watches it hears why
-                address = Address(host=name, port=PORT)
-        except BaseException:
-            with contextlib.suppress(DaemonGone, DaemonError):  # the reason of the failure says more
-                self._discard(container_id)
-            raise
-        self._note_running(container_id, _addresses(inspected))
-        for note in made.notes:
+        for note in started.notes:
             log.warning("instance %s: %s", plan.instance_id[:8], note)
-        return Handle(plan.instance_id, plan.generation, None, None, address, container_id)
-
-    def _container(self, plan: LaunchPlan, image: Json) -> tuple[container.Container, int]:
-        """What will be created, checked after every plugin had its say, and the published port or 0."""
-        here, reach = self._look_around(), self._join_network()
-        files = engine_files(plan, private=self._p.private)
-        mounts = files.mounts(lambda path: host_path(path, here.place, self._p.folders))
-        account = account_for(files.statuses)
-        known = plan.engine.flags
-        spec = container.spec_of(plan, mounts=mounts, flags=files.flags, account=account, known_flags=known)
-        request = LaunchRequest(model_path=plan.model_path, options=plan.options)
-        facts = container.Facts(
-            cpus=int(here.info.get("NCPU") or 0),
-            memory_total=int(here.info.get("MemTotal") or 0),
-            image_id=image["Id"],
-            network=self._p.network,
-            publish=(self._published_on, plan.port) if reach == "port" else None,
-            init=here.has_init,
-            key=self._p.key,
-            account=account,
-            mounts=mounts,
-            flags=files.flags,
-            patch=self._p.ask_plugins(request, spec),
-            known_flags=known,
+        return Handle(
+            plan.instance_id,
+            plan.generation,
+            None,
+            None,
+            started.address,
+            started.container_id,
+            started.notes,
         )
-        made = container.checked(plan, self._p.prefix, facts)
-        return made, plan.port if reach == "port" else 0
-
-    def _create(self, name: str, body: Json) -> str:
-        try:
-            return self._daemon.create(name, body)
-        except DaemonError as error:
-            if error.status != 409:
-                raise
-            # The name is taken: by what a killed manager left, or by somebody else's container.
-            taken = self._daemon.inspect(name)
-            if taken is None:
-                return self._daemon.create(name, body)
-            if self._marks_of(taken["Config"]["Labels"], taken["Image"]) is None:
-                raise LaunchError(
-                    f"a container named {name} exists already and is not LlamaMan's; "
-                    "rename it, or set LLAMA_CONTAINER_PREFIX to something else"
-                ) from error
-            self._discard(taken["Id"])
-            return self._daemon.create(name, body)
-
-    def _start_made(self, plan: LaunchPlan, container_id: str) -> None:
-        self._daemon.start(container_id)
-        self._pumps.start(container_id, self._log_path(plan.instance_id), start_line(plan))
 
     def stop(self, handle: Handle, grace_s: float) -> Exit:
         """SIGTERM, again after 2 s, SIGKILL after ``grace_s``; returns when the container is removed.
@@ -316,8 +184,7 @@ class DockerRuntime:
             return lambda: None
         # Only for one that an earlier manager started is there anything to do here.
         self._pumps.start(container_id, self._log_path(handle.instance_id), None)
-        if (addresses := self._seen.pop(container_id, None)) is not None:
-            self._note_running(container_id, addresses)
+        self._peers.watched(container_id)
 
         def ended(exit_: Exit) -> None:
             # Not in the thread that hears of ends: waiting for the last output must not hold up the next end.
@@ -348,40 +215,33 @@ class DockerRuntime:
             raise RuntimeLost(error.message, detail=error.detail, retry_after=_LOST_RETRY_S) from error
 
     def _find(self, node: str, install: str) -> list[Handle]:
-        self._seen.clear()
-        found: list[Handle] = []
+        handles: list[Handle] = []
+        running: dict[str, Json] = {}
         foreign: list[str] = []
         for summary in self._daemon.containers(labels.label_filter(node, install)):
-            name = str((summary.get("Names") or ["?"])[0]).lstrip("/")
+            name, container_id = str((summary.get("Names") or ["?"])[0]).lstrip("/"), str(summary["Id"])
             marks = self._marks_of(summary["Labels"], summary["ImageID"])
             if marks is None:
                 foreign.append(name)
-                continue
-            with self._lock:
-                if name in self._starting:
-                    continue
-            handle = self._found(summary, name, marks)
-            if handle:
-                found.append(handle)
+            elif not self._is_being_made(name) and (inspected := self._daemon.inspect(container_id)):
+                if inspected["State"]["Running"]:
+                    handles.append(self._handle(marks, inspected, name))
+                    running[container_id] = inspected
+                elif container_id not in self._peers:  # else it is about to be settled
+                    log.info("removing container %s, which has ended", name)
+                    self._discard(container_id)
+        self._peers.found(running)
         self._foreign = tuple(foreign)
-        return found
+        return handles
 
-    def _found(self, summary: Json, name: str, marks: labels.Marks) -> Handle | None:
-        container_id = str(summary["Id"])
-        inspected = self._daemon.inspect(container_id)
-        if inspected is None:
-            return None
-        if not inspected["State"]["Running"]:
-            with self._lock:
-                ours_to_settle = container_id in self._running
-            if not ours_to_settle:
-                log.info("removing container %s, which has ended", name)
-                self._discard(container_id)
-            return None
-        self._join_network()
-        address = self._network.address(inspected, name, _published(inspected))
-        self._seen[container_id] = _addresses(inspected)
-        return Handle(marks.instance_id, marks.generation, None, None, address, container_id)
+    def _handle(self, marks: labels.Marks, inspected: Json, name: str) -> Handle:
+        self._surroundings.join()
+        address = self._surroundings.network.address(inspected, name, _published(inspected))
+        return Handle(marks.instance_id, marks.generation, None, None, address, str(inspected["Id"]))
+
+    def _is_being_made(self, name: str) -> bool:
+        with self._lock:
+            return name in self._starting
 
     # --- the further abilities -----------------------------------------------------------------------
 
@@ -408,7 +268,7 @@ class DockerRuntime:
 
     def peers(self) -> frozenset[str]:
         """The addresses of our running containers."""
-        return self._peers
+        return self._peers.all()
 
     def close(self) -> None:
         """Stop watching. The containers go on, to be found by the next manager."""
@@ -444,7 +304,7 @@ class DockerRuntime:
             outcome.set_result(exit_)
             with self._lock:
                 self._settled.pop(container_id, None)
-            self._note_gone(container_id)
+            self._peers.remove(container_id)
         return exit_
 
     def _discard(self, container_id: str) -> None:
@@ -452,7 +312,7 @@ class DockerRuntime:
         self._deaths.expect(container_id)
         self._daemon.remove(container_id)
         self._pumps.finish(container_id, _LAST_OUTPUT_S)
-        self._note_gone(container_id)
+        self._peers.remove(container_id)
 
     # --- small things --------------------------------------------------------------------------------
 
@@ -462,40 +322,12 @@ class DockerRuntime:
             return None
         return marks
 
-    def _look_around(self) -> _Surroundings:
-        """Where we are and what the daemon's machine is; asked once per connection."""
-        found = self._surroundings
-        if found is None:
-            info = self._daemon.info()
-            place = find_place(self._daemon, self._p.in_docker)
-            found = _Surroundings(place, info, has_init(self._daemon.version(), info))
-            self._surroundings = found
-        return found
-
-    def _join_network(self) -> Reach:
-        here = self._look_around()
-        return self._network.prepare(here.place, here.info)
-
-    def _forget_surroundings(self) -> None:
-        self._surroundings = None
-        self._network.forget()
-
     def _reached(self, reason: str | None) -> None:
-        self._forget_surroundings()
+        self._surroundings.forget()
         with self._lock:
             listeners = tuple(self._listeners)
         for listener in listeners:
             listener(reason)
-
-    def _note_running(self, container_id: str, addresses: frozenset[str]) -> None:
-        with self._lock:
-            self._running[container_id] = addresses
-            self._peers = frozenset().union(*self._running.values())
-
-    def _note_gone(self, container_id: str) -> None:
-        with self._lock:
-            if self._running.pop(container_id, None) is not None:
-                self._peers = frozenset().union(*self._running.values())
 
     def _log_path(self, instance_id: str) -> Path:
         return self._p.logs_dir / f"{instance_id}.log"
@@ -513,21 +345,7 @@ class DockerRuntime:
             raise LaunchError(explain(error, image), detail=error.text) from error
 
 
-def _is_loopback(address: str | None) -> TypeGuard[str]:
-    try:
-        return address is not None and ipaddress.ip_address(address).is_loopback
-    except ValueError:  # a name
-        return False
-
-
 def _published(inspected: Json) -> int:
     """The host's port of a running container, 0 when it publishes none."""
     bindings = (inspected["NetworkSettings"].get("Ports") or {}).get("8080/tcp") or []
     return int(bindings[0]["HostPort"]) if bindings else 0
-
-
-def _addresses(inspected: Json) -> frozenset[str]:
-    """Of a running container, on all its networks."""
-    networks: Mapping[str, Any] = inspected["NetworkSettings"].get("Networks") or {}
-    fields = (each.get(name) for each in networks.values() for name in ("IPAddress", "GlobalIPv6Address"))
-    return frozenset(address for address in fields if address)

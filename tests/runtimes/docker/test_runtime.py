@@ -17,7 +17,8 @@ from llamaman.errors import LaunchError, RuntimeLost
 from llamaman.records import ContainerSpec, Exit, Handle, LaunchPlan, LaunchRequest, Mount, SpecPatch
 from llamaman.runtimes.docker import labels
 from llamaman.runtimes.docker.daemon import Daemon
-from llamaman.runtimes.docker.runtime import DockerRuntime, Parts
+from llamaman.runtimes.docker.parts import Parts
+from llamaman.runtimes.docker.runtime import DockerRuntime
 
 pytestmark = pytest.mark.real("docker")
 NODE, INSTALL, KEY = "node-a", "install-a", b"k" * 32
