@@ -237,6 +237,7 @@ class InstanceView:
 
     :ivar status: the word of REST: one of :data:`REST_STATUS`, or :data:`UNKNOWN`, and ``reason`` says why.
     :ivar engine_digest: what tells the engine's build from every other, such as the id of a container image.
+    :ivar notes: what the launch could not have as it was asked for, in words.
     """
 
     id: str
@@ -270,6 +271,7 @@ class InstanceView:
     last_tokens_per_second: float | None
     last_ttft_ms: float | None
     engine_digest: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

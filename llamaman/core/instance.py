@@ -47,6 +47,7 @@ class Instance:
     generation: int = 0
     engine: str | None = None
     engine_digest: str | None = None
+    notes: tuple[str, ...] = ()  # of planning; the handle has those of the start
     config_hash: str = ""
     memory_estimate: int | None = None
     handle: Handle | None = None
@@ -149,6 +150,7 @@ class Instance:
             last_tokens_per_second=self.last_tokens_per_second,
             last_ttft_ms=self.last_ttft_ms,
             engine_digest=self.engine_digest,
+            notes=(*self.notes, *(self.handle.notes if self.handle else ())),
         )
 
     def document(self) -> dict[str, Any]:
@@ -182,7 +184,11 @@ class Instance:
     def from_document(cls, document: Mapping[str, Any], log_path: Path) -> Instance:
         """The opposite of :meth:`document`; everything volatile starts empty."""
         raw = document.get("handle")
-        handle = Handle(**{**raw, "address": Address(**raw["address"])}) if raw else None
+        handle = (
+            Handle(**{**raw, "address": Address(**raw["address"]), "notes": tuple(raw.get("notes") or ())})
+            if raw
+            else None
+        )
         return cls(
             id=document["id"],
             model=document["model"],

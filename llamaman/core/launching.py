@@ -264,6 +264,7 @@ class Launching:
         instance.options = resolved.options
         instance.engine = resolved.engine.name
         instance.engine_digest = resolved.engine.digest
+        instance.notes = resolved.notes
         instance.runtime = resolved.runtime.name
         instance.config_hash = resolved.config_hash
         self._reach.show(instance)

@@ -582,7 +582,7 @@ class Supervisor:
             self._arm_idle()
 
     def _on_suspect(self) -> None:
-        if self.instance.state is State.READY and self.instance.client and not self._lost:
+        if self.instance.state is State.READY and self.instance.client:
             self._background(self._errands.check_wedged(self.instance.generation))
 
     def _on_wedged(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from llamaman.dashboard.input_schemas import LAUNCH_OPTIONS
-from llamaman.records import REST_STATUS, State
+from llamaman.records import REST_STATUS, UNKNOWN, State
 
 JsonSchema = Mapping[str, Any]
 
@@ -83,13 +83,14 @@ INSTANCE: Final = record(
     model_name=TEXT,
     model_path=TEXT,
     port=WHOLE,
-    status=words(*dict.fromkeys(REST_STATUS.values())),
+    status=words(*dict.fromkeys(REST_STATUS.values()), UNKNOWN),
     state=words(*(state.value for state in State)),
     reason=TEXT,
     managed=FLAG,
     runtime=TEXT,
     engine=maybe(TEXT),
     engine_digest=maybe(TEXT),
+    notes=list_of(TEXT),
     pid=maybe(WHOLE),
     container_id=maybe(TEXT),
     container_name=maybe(TEXT),

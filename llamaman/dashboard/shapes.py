@@ -45,6 +45,7 @@ def instance_object(view: InstanceView, container_prefix: str) -> JsonObject:
         "runtime": view.runtime,
         "engine": view.engine,
         "engine_digest": view.engine_digest,
+        "notes": list(view.notes),
         "pid": view.pid,
         "container_id": view.container_id,
         "container_name": name,

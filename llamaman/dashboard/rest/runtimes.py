@@ -30,12 +30,18 @@ _RUNTIMES = {
     "type": "array",
     "items": {
         "type": "object",
-        "required": ["name", "engines", "missing_isolation", "problem"],
+        "required": ["name", "engines", "missing_isolation", "problem", "notes"],
         "properties": {
             "name": {"type": "string"},
             "engines": {"type": "array", "items": _ENGINE},
             "missing_isolation": {"type": ["array", "null"], "items": {"type": "string"}},
             "problem": {"type": ["string", "null"]},
+            "notes": {
+                "type": ["array", "null"],
+                "items": {"type": "string"},
+                "description": "What an administrator should know, such as containers that only pretend to be "
+                "LlamaMan's. Shown to callers who may manage.",
+            },
         },
     },
 }
@@ -62,12 +68,15 @@ def _runtime(runtime: Runtime, detailed: bool) -> dict[str, Any]:
         engines = [_engine(engine, detailed) for engine in runtime.engines()]
     except LlamaManError as error:
         problem = error.message
-    missing = getattr(runtime, "isolation", None)  # a runtime of a plugin may not tell
+    # A runtime of a plugin may not tell either.
+    missing = getattr(runtime, "isolation", None)
+    notes = getattr(runtime, "notes", None) if detailed else None
     return {
         "name": runtime.name,
         "engines": engines,
         "missing_isolation": list(missing()) if missing else None,
         "problem": problem,
+        "notes": list(notes()) if notes else None,
     }
 
 

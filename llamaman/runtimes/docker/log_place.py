@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections import deque
 from dataclasses import dataclass
-from itertools import chain
+from itertools import accumulate, chain
 from pathlib import Path
 from typing import Final
 
@@ -20,7 +20,8 @@ from llamaman.runtimes.docker.daemon import Daemon
 from llamaman.runtimes.docker.stream import newest, since_moment
 
 _SLACK_NS: Final = 2_000_000_000
-_COMPARED: Final = 512  # bytes: a line or a few
+_SURE: Final = 512  # bytes that must be the same: a line or a few
+_COMPARED: Final = 64 << 10  # the more are the same, the better: lines may repeat themselves
 _HELD: Final = 1 << 20
 
 
@@ -68,16 +69,29 @@ def _candidates(daemon: Daemon, container_id: str, since: str, until: int) -> li
 
 def _choose(candidates: list[_Candidate], end: bytes, moment: int) -> str | None:
     """The place after the piece that the file ends with, else after the last one that is not too young."""
+    text = b"".join(each.data for each in candidates)
+    ends = list(accumulate(len(each.data) for each in candidates))
     before = sum(each.moment <= moment for each in candidates)
+    best, length = (before - 1 if before else None), 0
     for number in chain(range(before - 1, -1, -1), range(before, len(candidates))):
-        text = b""
-        for each in reversed(candidates[: number + 1]):
-            text = each.data + text
-            if len(text) >= _COMPARED:
-                break
-        if end.endswith(text[-_COMPARED:]):
-            return candidates[number].since
-    return candidates[before - 1].since if before else None
+        common = _common_end(text[max(0, ends[number] - _COMPARED) : ends[number]], end)
+        if common > length and common >= min(ends[number], _SURE):
+            best, length = number, common
+    return None if best is None else candidates[best].since
+
+
+def _common_end(one: bytes, other: bytes) -> int:
+    """How many of their last bytes are the same."""
+    low, high = 0, min(len(one), len(other))
+    if not other.endswith(one[-_SURE:]):
+        return 0 if high > _SURE else high * (one[-high:] == other[-high:])
+    while low < high:
+        middle = (low + high + 1) // 2
+        if other.endswith(one[-middle:]):
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def _end_of(path: Path) -> tuple[bytes, int] | None:
@@ -85,7 +99,7 @@ def _end_of(path: Path) -> tuple[bytes, int] | None:
     try:
         status = path.lstat()
         end = _read_end(path)
-        if len(end) < _COMPARED:  # it was rotated just then
+        if len(end) < _COMPARED:  # perhaps it was rotated just then
             end = _read_end(logfiles.older(path, 1)) + end
     except OSError:
         return None
@@ -99,8 +113,8 @@ def _read_end(path: Path) -> bytes:
         return b""
     with os.fdopen(descriptor, "rb") as file:
         size = os.fstat(descriptor).st_size
-        file.seek(max(0, size - 2 * _COMPARED))
-        return file.read(2 * _COMPARED)
+        file.seek(max(0, size - _COMPARED))
+        return file.read(_COMPARED)
 
 
 def _last_line(end: bytes) -> bytes:

@@ -269,3 +269,14 @@ def test_a_full_disk_for_logs_does_not_end_a_running_model(
         "lines to be written again",
     )
     assert lines
+
+
+def test_what_a_launch_could_not_have_is_said_on_its_card(manager: DockerManager) -> None:
+    instance = manager.launch("tiny", memory_limit="900g")
+    (note,) = [each for each in instance["notes"] if "memory_limit" in each]
+    assert "900.0 GiB" in note
+    manager.kill()
+    manager.start()
+    manager.wait_status(instance["id"], "healthy")
+    total = int(manager.docker.info()["MemTotal"])
+    assert manager.container_of(instance["id"])["HostConfig"]["Memory"] < total
