@@ -49,6 +49,7 @@ class FakeDocker(FakeRuntime):
         self.memory: int | None = 0
         self.measured = 0
         self.while_finding: Callable[[], None] = lambda: None
+        self._finding = threading.Lock()
         self._listeners: list[Callable[[str | None], None]] = []
 
     # --- the contract
@@ -78,9 +79,15 @@ class FakeDocker(FakeRuntime):
     def find(self, node: str, install: str) -> Sequence[Handle]:
         self.finds += 1
         self._here()
-        found = super().find(node, install)
-        self.while_finding()
-        return found
+        if not self._finding.acquire(blocking=False):
+            self.faults.append("asked what runs while it is being asked")
+            return super().find(node, install)
+        try:
+            found = super().find(node, install)
+            self.while_finding()
+            return found
+        finally:
+            self._finding.release()
 
     def handle(self, instance_id: str, generation: int, pid: int, port: int) -> Handle:
         return Handle(instance_id, generation, pid, None, Address(f"10.0.0.{pid - 999}", 8080), f"c{pid}")

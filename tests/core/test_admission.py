@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 
 from llamaman.core.admission import Admit, Confirm, Launcher, Policy, Refuse, decide
-from llamaman.records import InstanceView, State
+from llamaman.records import Address, Handle, InstanceView, State
 
 from .some_instance import some_instance
 
 LIMIT = 2
 ONE_LIMIT = Policy(max_models=1)
+HANDLE = Handle("a", 1, 1, 1, Address("127.0.0.1", 1))
 
 
 def view(instance_id: str, **given: Any) -> InstanceView:
@@ -153,3 +154,9 @@ def test_one_that_was_never_used_counts_from_when_it_became_ready() -> None:
     fresh = view("fresh", managed=True, ready_at=50.0, created=1.0)
     assert decide("ollama", [fresh, managed("used", 40)], Policy(max_models=2)) == Admit(("used",))
     assert decide("ollama", [fresh, managed("used", 60)], Policy(max_models=2)) == Admit(("fresh",))
+
+
+def test_what_cannot_be_reached_now_counts_and_is_no_victim() -> None:
+    lost = managed("a", 1, lost="the Docker daemon cannot be reached", handle=HANDLE)
+    assert decide("ollama", [lost, managed("b", 2)], Policy(max_models=LIMIT)) == Admit(("b",))
+    assert isinstance(decide("ollama", [lost], ONE_LIMIT), Refuse)

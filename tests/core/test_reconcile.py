@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
@@ -226,11 +227,19 @@ def test_a_look_that_began_before_a_start_does_not_end_what_was_started_during_i
     play(world, story)
 
 
-def test_rounds_that_are_asked_for_at_once_share_one_and_one_after_it(world: World) -> None:
+def test_rounds_that_are_asked_for_during_one_share_the_next(world: World) -> None:
     async def story(world: World, docker: FakeDocker) -> None:
         finds = docker.finds
-        await asyncio.gather(*(round_(world) for _ in range(6)))
-        assert finds < docker.finds <= finds + 3
+        gate = threading.Event()
+        docker.while_finding = lambda: gate.wait(10)  # type: ignore[assignment,return-value] # nobody looks
+        first = asyncio.create_task(round_(world))
+        await world.until(lambda: docker.finds > finds, "the first one to ask")
+        for _ in range(5):
+            world.instances._reconcile.soon()
+        await asyncio.sleep(0.02)
+        gate.set()
+        await first
+        assert docker.finds == finds + 2
 
     play(world, story)
 
@@ -268,6 +277,24 @@ def test_what_has_changed_since_it_was_found_is_left_alone(world: World) -> None
         assert (instance.state, len(docker.live)) == (State.READY, 1)
 
     play(world, story)
+
+
+def test_the_end_of_the_manager_ends_a_round(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "LOOK_AGAIN_S", 60)
+    docker = world.runtime
+    assert isinstance(docker, FakeDocker)
+
+    async def main() -> None:
+        async with world.manager():
+            docker.spawn("unknown", 1, 0)
+            world.instances._reconcile.soon()
+            await world.until(lambda: docker.finds == 2, "a first look")
+            round_ = world.instances._reconcile._round
+        assert round_
+        assert round_.cancelled()
+        assert len(docker.live) == 1  # for the next manager
+
+    asyncio.run(asyncio.wait_for(main(), 20))
 
 
 def test_a_lost_runtime_is_not_asked(world: World) -> None:
