@@ -44,8 +44,8 @@ def place_in_log(daemon: Daemon, container_id: str, path: Path) -> str | None:
     end, moment = found
     if _last_line(end).startswith(START_MARK.encode()):
         return None
-    begin = since_moment(moment - _SLACK_NS)
-    return _choose(_candidates(daemon, container_id, begin, moment + _SLACK_NS), end, moment) or begin
+    begin, until = since_moment(moment - _SLACK_NS), moment + _coarseness(moment)
+    return _choose(_candidates(daemon, container_id, begin, until), end, moment) or begin
 
 
 def _candidates(daemon: Daemon, container_id: str, since: str, until: int) -> list[_Candidate]:
@@ -69,29 +69,40 @@ def _candidates(daemon: Daemon, container_id: str, since: str, until: int) -> li
 
 def _choose(candidates: list[_Candidate], end: bytes, moment: int) -> str | None:
     """The place after the piece that the file ends with, else after the last one that is not too young."""
-    text = b"".join(each.data for each in candidates)
-    ends = list(accumulate(len(each.data) for each in candidates))
+    # Without line ends: the file has one more where the container's streams came between each other.
+    pieces = [each.data.replace(b"\n", b"") for each in candidates]
+    text, ends = b"".join(pieces), list(accumulate(map(len, pieces)))
+    end = end.replace(b"\n", b"")
     before = sum(each.moment <= moment for each in candidates)
-    best, length = (before - 1 if before else None), 0
+    best, most = (before - 1 if before else None), 0
     for number in chain(range(before - 1, -1, -1), range(before, len(candidates))):
-        common = _common_end(text[max(0, ends[number] - _COMPARED) : ends[number]], end)
-        if common > length and common >= min(ends[number], _SURE):
-            best, length = number, common
+        seen = text[max(0, ends[number] - _COMPARED) : ends[number]]
+        common = _common_end(seen, end)
+        if common >= _SURE and common == len(seen):
+            common = _COMPARED  # all that there is: no other can fit better
+        if common > most:
+            best, most = number, common
     return None if best is None else candidates[best].since
 
 
 def _common_end(one: bytes, other: bytes) -> int:
     """How many of their last bytes are the same."""
     low, high = 0, min(len(one), len(other))
-    if not other.endswith(one[-_SURE:]):
-        return 0 if high > _SURE else high * (one[-high:] == other[-high:])
+    sure = min(high, _SURE)
+    if one[len(one) - sure :] != other[len(other) - sure :]:
+        return 0  # of less than a line nothing follows
     while low < high:
         middle = (low + high + 1) // 2
-        if other.endswith(one[-middle:]):
+        if other.endswith(one[len(one) - middle :]):
             low = middle
         else:
             high = middle - 1
     return low
+
+
+def _coarseness(moment: int) -> int:
+    """Nanoseconds by which a file system may have rounded this down: FAT keeps two seconds, NTFS 100 ns."""
+    return next((2 * unit for unit in (10**9, 10**6, 10**3, 10**2) if moment % unit == 0), 0)
 
 
 def _end_of(path: Path) -> tuple[bytes, int] | None:

@@ -263,7 +263,7 @@ def test_a_container_that_was_never_started_has_ended_after_a_minute(containers:
 def test_what_is_closed_tells_nothing_and_leaves_containers_alone(containers: Containers) -> None:
     with ward_of(containers) as ward:
         container_id = ward.watched(FOREVER)
-    assert not any(thread.name.startswith("docker-events") for thread in threading.enumerate())
+    until(lambda: not any(thread.name.startswith("docker-events") for thread in threading.enumerate()))
     inspected = containers.daemon.inspect(container_id)
     assert inspected is not None
     assert inspected["State"]["Running"]
@@ -301,7 +301,7 @@ def way(docker_host: str, tmp_path: Path) -> Way:
 @contextlib.contextmanager
 def far_ward_of(containers: Containers, way: Way) -> Iterator[Ward]:
     """One that goes by this way; its containers are made and ended without it."""
-    daemon = Daemon(f"unix://{way.path}", timeout_s=5)
+    daemon = Daemon(f"unix://{way.path}", timeout_s=60)
     with ward_of(containers, daemon) as ward:
         yield ward
     daemon.close()
@@ -435,6 +435,15 @@ def test_a_daemon_that_hangs_without_a_word_is_found_out(
     assert private_ward.told[container_id] == []
     private_ward.daemon.kill(container_id)
     assert private_ward.end_of(container_id).cause == CONTAINER_KILLED
+
+
+def test_a_signal_that_was_survived_is_not_the_cause_of_a_later_end() -> None:
+    story = Story()
+    for action, attributes in (("kill", {"signal": "9"}), ("die", {"exitCode": "137"}), ("start", {})):
+        story.add(action, attributes, 1.0)
+    inspected = {"State": {"Running": False, "Status": "exited", "ExitCode": 137}}
+    story.add("die", {"exitCode": "137"}, 2.0)
+    assert exit_from(inspected, story, expected=False, restarted=False, now=3.0).cause is None
 
 
 # --- words that only other daemons use ---------------------------------------------------------------

@@ -231,6 +231,29 @@ def test_a_stream_that_breaks_off_goes_on_where_it_was(spring: Spring) -> None:
 
 
 @real
+def test_a_stream_that_breaks_off_when_the_container_has_ended_is_read_to_its_end(spring: Spring) -> None:
+    container_id = spring.pumped("seq -f '%0100.0f' 40000; echo done")
+    spring.daemon.wait(container_id, 30)
+    stream = spring.stream_of(container_id)
+    assert stream is not None
+    stream.close()  # type: ignore[attr-defined] # most is not read yet: the container is faster than we are
+    log = spring.finished(container_id)
+    assert [int(line) for line in log.split(b"\n")[1:-2]] == list(range(1, 40001))
+
+
+@real
+def test_lines_that_repeat_themselves_are_neither_lost_nor_doubled(spring: Spring) -> None:
+    container_id = spring.pumped("for i in $(seq 300); do echo same; sleep 0.004; done")
+    for _ in range(3):
+        size = len(spring.log(container_id))
+        until(lambda size=size: len(spring.log(container_id)) > size + 50)
+        spring.pumps.close()
+        time.sleep(0.05)  # it goes on saying the same
+        spring.next_manager(container_id)
+    assert spring.finished(container_id) == FIRST + b"same\n" * 300
+
+
+@real
 @pytest.mark.parametrize("clock", ["exact", "killed before the time was set", "whole seconds"])
 def test_the_next_manager_goes_on_where_the_last_one_was(spring: Spring, clock: str) -> None:
     container_id = spring.pumped(CHATTER)
