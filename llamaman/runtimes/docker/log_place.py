@@ -26,7 +26,9 @@ _HELD: Final = 1 << 20
 
 
 @dataclass(frozen=True, slots=True)
-class _Candidate:
+class Candidate:
+    """A piece that the daemon still has; ``moment``: nanoseconds since 1970."""
+
     since: str
     data: bytes
     moment: int
@@ -44,13 +46,13 @@ def place_in_log(daemon: Daemon, container_id: str, path: Path) -> str | None:
     end, moment = found
     if _last_line(end).startswith(START_MARK.encode()):
         return None
-    begin, until = since_moment(moment - _SLACK_NS), moment + _coarseness(moment)
-    return _choose(_candidates(daemon, container_id, begin, until), end, moment) or begin
+    begin, until = since_moment(moment - _SLACK_NS), moment + coarseness(moment)
+    return choose(_candidates(daemon, container_id, begin, until), end, moment) or begin
 
 
-def _candidates(daemon: Daemon, container_id: str, since: str, until: int) -> list[_Candidate]:
+def _candidates(daemon: Daemon, container_id: str, since: str, until: int) -> list[Candidate]:
     """The pieces around the moment; of many, the newest."""
-    held: deque[_Candidate] = deque()
+    held: deque[Candidate] = deque()
     size = 0
     stream = daemon.logs(container_id, since=since, follow=False)
     try:
@@ -58,7 +60,7 @@ def _candidates(daemon: Daemon, container_id: str, since: str, until: int) -> li
             moment = newest(piece.since)
             if moment > until:
                 break
-            held.append(_Candidate(piece.since, piece.data, moment))
+            held.append(Candidate(piece.since, piece.data, moment))
             size += len(piece.data)
             while size > _HELD:
                 size -= len(held.popleft().data)
@@ -67,7 +69,7 @@ def _candidates(daemon: Daemon, container_id: str, since: str, until: int) -> li
     return list(held)
 
 
-def _choose(candidates: list[_Candidate], end: bytes, moment: int) -> str | None:
+def choose(candidates: list[Candidate], end: bytes, moment: int) -> str | None:
     """The place after the piece that the file ends with, else after the last one that is not too young."""
     # Without line ends: the file has one more where the container's streams came between each other.
     pieces = [each.data.replace(b"\n", b"") for each in candidates]
@@ -100,7 +102,7 @@ def _common_end(one: bytes, other: bytes) -> int:
     return low
 
 
-def _coarseness(moment: int) -> int:
+def coarseness(moment: int) -> int:
     """Nanoseconds by which a file system may have rounded this down: FAT keeps two seconds, NTFS 100 ns."""
     return next((2 * unit for unit in (10**9, 10**6, 10**3, 10**2) if moment % unit == 0), 0)
 

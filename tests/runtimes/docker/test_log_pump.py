@@ -21,6 +21,7 @@ from llamaman.runtimes.causes import START_MARK
 from llamaman.runtimes.docker.daemon import Daemon
 from llamaman.runtimes.docker.line_ring import LineRing
 from llamaman.runtimes.docker.log_file import LogFile
+from llamaman.runtimes.docker.log_place import Candidate, choose, coarseness
 from llamaman.runtimes.docker.log_pump import LogPumps
 from llamaman.testing import docker_images as images
 from llamaman.testing.private_daemon import PrivateDaemon, why_not
@@ -269,6 +270,22 @@ def test_the_next_manager_goes_on_where_the_last_one_was(spring: Spring, clock: 
             os.utime(path)
         spring.next_manager(container_id)
     check_whole(spring, container_id, spring.ended(container_id))
+
+
+@pytest.mark.parametrize("count", [10, 1000])
+def test_of_lines_that_are_all_the_same_the_time_decides(count: int) -> None:
+    end = b"same\n" * (2 * count)
+    pieces = [Candidate(f"{number}", b"same\n", number) for number in range(count)]
+    assert choose(pieces[: count // 2], end, count) == f"{count // 2 - 1}", "the newest that is not too young"
+    if count * 4 > 512:
+        assert choose(pieces, end, count // 2) == f"{count // 2}"
+
+
+def test_only_a_file_system_with_coarse_times_may_have_what_looks_younger_than_the_file() -> None:
+    second = 1_000_000_000
+    assert coarseness(1_700_000_000 * second) == 2 * second
+    assert coarseness(1_700_000_000 * second + 123_456_700) == 200
+    assert coarseness(1_700_000_000 * second + 123_456_789) == 0
 
 
 @real
