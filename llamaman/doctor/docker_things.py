@@ -65,7 +65,7 @@ def check_network(
         )
         return [ok(NETWORK, f"the network {name} does not exist yet; the first launch makes it, {how}")]
     found = [_openness(name, networks[0], by_port=reach == "port")]
-    return found + _attachment(name, own, running) if reach == "name" and own is not None else found
+    return found + _attachment(name, own, running) if reach == "neighbour" and own is not None else found
 
 
 def check_image(ref: str, image: Json | None, info: Json, *, chosen: bool) -> list[Finding]:

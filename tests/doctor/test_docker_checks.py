@@ -374,9 +374,9 @@ def test_two_networks_of_one_name_and_one_of_dockers_own_are_told() -> None:
 def test_a_manager_in_a_container_must_be_attached_while_models_run() -> None:
     attached = {"Id": OWN_ID, "NetworkSettings": {"Networks": {"llamaman-net": {}}}}
     alone = {"Id": OWN_ID, "NetworkSettings": {"Networks": {"bridge": {}}}}
-    assert {each.status for each in network(INTERNAL, reach="name", own=attached, running=1)} == {"ok"}
-    assert {each.status for each in network(INTERNAL, reach="name", own=alone)} == {"ok"}
-    cut_off = the(network(INTERNAL, reach="name", own=alone, running=1), "fail")
+    assert {each.status for each in network(INTERNAL, reach="neighbour", own=attached, running=1)} == {"ok"}
+    assert {each.status for each in network(INTERNAL, reach="neighbour", own=alone)} == {"ok"}
+    cut_off = the(network(INTERNAL, reach="neighbour", own=alone, running=1), "fail")
     assert "docker network connect llamaman-net cccccccccccc" in str(cut_off.cure)
 
 

@@ -14,7 +14,7 @@ from llamaman.runtimes.docker.container import Container
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError, DaemonGone, Json
 from llamaman.runtimes.docker.files import engine_files
 from llamaman.runtimes.docker.images import Images
-from llamaman.runtimes.docker.network import PORT
+from llamaman.runtimes.docker.network import NOWHERE
 from llamaman.runtimes.docker.parts import Parts
 from llamaman.runtimes.docker.place import host_path
 from llamaman.runtimes.docker.surroundings import Surroundings
@@ -76,7 +76,7 @@ class Launcher:
             if inspected["State"]["Running"]:
                 address = self.surroundings.network.address(inspected, name, published)
             else:  # it has ended at once; whoever watches it hears why
-                address = Address(host=name, port=PORT)
+                address = NOWHERE
         except BaseException:
             with contextlib.suppress(DaemonGone, DaemonError):  # the reason of the failure says more
                 self.discard(container_id)

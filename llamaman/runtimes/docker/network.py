@@ -2,7 +2,11 @@
 
 Read by the runtime. The network is made ``internal``, so that a container has no way out, except where containers
 can be reached by a published port alone, which an internal network does not serve. One that exists is kept as it is
-and reported. Measured with Docker 20.10: the host reaches addresses of an internal network; names resolve inside it.
+and reported. Measured with Docker 20.10: the host reaches addresses of an internal network.
+
+Engines are dialled by the address that the daemon tells, never by name: a name that is not there any more is asked of
+the name servers of the world outside, other containers may bear it too, and whoever answered would be given the
+engine's key and the prompts.
 """
 
 from __future__ import annotations
@@ -18,12 +22,14 @@ from llamaman.records import Address
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError, Json
 from llamaman.runtimes.docker.place import Place
 
-#: By the container's name (a manager beside it), by its address, or by a port of its host.
-Reach = Literal["name", "address", "port"]
+#: As its neighbour on the network (a manager in a container), from the host by its address, or by a port of the host.
+Reach = Literal["neighbour", "address", "port"]
 
 PORT: Final = 8080  # inside: the images' health check and their documentation have it
 _LOOPBACK: Final = ("localhost", "127.0.0.1")
 _NOT_OURS: Final = frozenset({"bridge", "host", "none", "default"})
+#: Of an engine that cannot be reached: connecting is refused at once, and nobody is asked for a name.
+NOWHERE: Final = Address(host="127.0.0.1", port=0)
 _SETTLE_S: Final = 5.0  # for two managers that made the network at the same moment
 
 
@@ -101,7 +107,7 @@ class Network:
                     "a way out to the internet. To have it closed, remove it while no instance runs "
                     f"('docker network rm {self._name}'), and LlamaMan makes it anew"
                 )
-            if reach == "name" and ours and self._name not in _networks(ours):
+            if reach == "neighbour" and ours and self._name not in _networks(ours):
                 self._daemon.connect(str(network["Id"]), str(ours["Id"]))
             self._reach, self._id, self._notes = reach, str(network["Id"]), tuple(notes)
             return reach
@@ -113,9 +119,7 @@ class Network:
         :param published: the port of the Docker host, 0 when it has none or Docker chose one.
         :raises LaunchError: it has no address, for instance because it has ended.
         """
-        if self._reach == "name":
-            return Address(host=container_name, port=PORT)
-        published = published or _published(inspected)
+        published = 0 if self._reach == "neighbour" else published or _published(inspected)
         if published:
             dialled = "127.0.0.1" if self._host_addr in _LOOPBACK else self._host_addr
             return Address(host=dialled, port=published)
@@ -190,7 +194,7 @@ def find_reach(daemon: Daemon, host_addr: str, place: Place, info: Json, ours: J
     """How this manager reaches containers of this daemon."""
     on_host_network = bool(ours) and ours is not None and ours["HostConfig"].get("NetworkMode") == "host"
     if place.in_container and not on_host_network:
-        return "name"
+        return "neighbour"
     if host_addr not in _LOOPBACK:
         return "port"
     # Their containers are in a virtual machine or a network namespace that only forwards ports.

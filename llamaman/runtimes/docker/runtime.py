@@ -24,6 +24,7 @@ from llamaman.runtimes.docker.events import Deaths
 from llamaman.runtimes.docker.images import Images
 from llamaman.runtimes.docker.launcher import Launcher
 from llamaman.runtimes.docker.log_pump import LogPumps
+from llamaman.runtimes.docker.network import NOWHERE
 from llamaman.runtimes.docker.parts import Parts
 from llamaman.runtimes.docker.peers import Peers
 from llamaman.runtimes.docker.sayings import explain, unreachable
@@ -236,7 +237,11 @@ class DockerRuntime:
 
     def _handle(self, marks: labels.Marks, inspected: Json, name: str) -> Handle:
         self._surroundings.join()
-        address = self._surroundings.network.address(inspected, name, _published(inspected))
+        try:
+            address = self._surroundings.network.address(inspected, name, _published(inspected))
+        except LaunchError as error:  # it alone cannot be reached; the others are found all the same
+            log.warning("%s", error.message)
+            address = NOWHERE
         return Handle(marks.instance_id, marks.generation, None, None, address, str(inspected["Id"]))
 
     def _is_being_made(self, name: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import socket
 import threading
 import time
 import urllib.request
@@ -17,7 +18,7 @@ import pytest
 from llamaman.errors import LaunchError
 from llamaman.records import Address
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError
-from llamaman.runtimes.docker.network import Network, Reach
+from llamaman.runtimes.docker.network import NOWHERE, Network, Reach
 from llamaman.runtimes.docker.place import Place
 
 pytestmark = pytest.mark.real("docker")
@@ -319,17 +320,16 @@ def manager(containers: Any) -> Place:
     return Place(True, own_id, (), None)
 
 
-def test_a_manager_in_a_container_attaches_itself_and_dials_names(
+def test_a_manager_in_a_container_attaches_itself_to_the_network(
     new: NewNetwork, manager: Place, daemon: Daemon, scratch_names: Any, info: dict[str, Any]
 ) -> None:
     network = new()
     for _ in range(2):
-        assert network.prepare(manager, info) == "name"
+        assert network.prepare(manager, info) == "neighbour"
         network.forget()
     joined = (daemon.inspect(manager.own_id or "") or {})["NetworkSettings"]["Networks"]
     assert set(joined) == {"bridge", scratch_names.network}, "it keeps its way to the hub"
     assert only(daemon, scratch_names)["Internal"] is True
-    assert network.address({}, "llamaman-12345678", 0) == Address("llamaman-12345678", 8080)
     # Somebody takes it all away.
     with pytest.raises(DaemonError):
         daemon.remove_network(scratch_names.network)
@@ -345,14 +345,21 @@ def test_a_new_manager_container_attaches_itself_to_the_network_of_the_old_one(
     assert scratch_names.network in joined
 
 
-def test_names_resolve_between_containers_of_the_network(
+def test_a_manager_in_a_container_reaches_its_engines_and_nobody_who_bears_their_names(
     new: NewNetwork, manager: Place, containers: Any, scratch_names: Any, info: dict[str, Any]
 ) -> None:
     network = new()
     network.prepare(manager, info)
     name = f"{scratch_names.prefix}a"
-    containers.run("a", containers.serving(NetworkMode=scratch_names.network))
-    address = network.address({}, name, 0)
+    stranger = containers.shell("sleep 60", NetworkMode=scratch_names.network)
+    stranger["NetworkingConfig"] = {"EndpointsConfig": {scratch_names.network: {"Aliases": [name]}}}
+    containers.run("stranger", stranger)
+    engine = containers.daemon.inspect(
+        containers.run("a", containers.serving(NetworkMode=scratch_names.network))
+    )
+    address = network.address(engine, name, 0)
+    own = engine["NetworkSettings"]["Networks"][scratch_names.network]["IPAddress"]
+    assert address == Address(own, 8080), "a name would be the stranger's, too"
     ask = (
         "import urllib.request, time\n"
         "for _ in range(200):\n"
@@ -369,6 +376,11 @@ def test_names_resolve_between_containers_of_the_network(
     assert b"ok" in said
 
 
+def test_where_an_engine_cannot_be_reached_connecting_is_refused_at_once() -> None:
+    with pytest.raises(ConnectionRefusedError), socket.socket() as caller:
+        caller.connect((NOWHERE.host, NOWHERE.port))
+
+
 def test_a_manager_on_the_hosts_network_dials_addresses(
     new: NewNetwork, containers: Any, info: dict[str, Any]
 ) -> None:
@@ -376,7 +388,7 @@ def test_a_manager_on_the_hosts_network_dials_addresses(
     assert new().prepare(Place(True, own_id, (), None), info) == "address"
 
 
-def test_a_manager_that_does_not_know_itself_dials_names_all_the_same(
+def test_a_manager_that_does_not_know_itself_counts_as_their_neighbour_all_the_same(
     new: NewNetwork, info: dict[str, Any]
 ) -> None:
-    assert new().prepare(Place(True, None, (), "note"), info) == "name"
+    assert new().prepare(Place(True, None, (), "note"), info) == "neighbour"

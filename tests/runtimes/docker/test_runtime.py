@@ -11,12 +11,14 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+import docker
 import pytest
 
 from llamaman.errors import LaunchError, RuntimeLost
 from llamaman.records import ContainerSpec, Exit, Handle, LaunchPlan, LaunchRequest, Mount, SpecPatch
 from llamaman.runtimes.docker import labels
 from llamaman.runtimes.docker.daemon import Daemon
+from llamaman.runtimes.docker.network import NOWHERE
 from llamaman.runtimes.docker.parts import Parts
 from llamaman.runtimes.docker.runtime import DockerRuntime
 
@@ -232,6 +234,18 @@ def test_what_has_no_proof_is_foreign_whatever_its_labels_say(lab: Lab, daemon: 
     notes = "\n".join(runtime.notes())
     for name in spoofs:
         assert f"{lab.names.prefix}{name}" in notes
+
+
+def test_one_engine_that_was_taken_off_the_network_hides_no_other(lab: Lab, daemon: Daemon) -> None:
+    runtime = lab.runtime()
+    handle, other = runtime.start(lab.plan(runtime)), runtime.start(lab.plan(runtime, "fedcba9876543210"))
+    client = docker.DockerClient(lab.host)
+    client.networks.get(lab.names.network).disconnect(handle.container_id, force=True)
+    client.close()
+    found = {each.container_id: each.address for each in runtime.find(NODE + lab.names.token, INSTALL)}
+    assert found == {handle.container_id: NOWHERE, other.container_id: other.address}
+    for each in (handle, other):
+        runtime.stop(each, 5)
 
 
 def test_another_node_s_container_is_not_ours(lab: Lab, daemon: Daemon) -> None:
