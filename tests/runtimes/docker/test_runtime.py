@@ -126,7 +126,7 @@ def test_what_is_started_answers_and_what_is_stopped_is_gone(lab: Lab, daemon: D
     handle = runtime.start(plan)
     until(lambda: healthy(handle))
     assert runtime.inspect(handle) is None
-    assert runtime.peers() == {handle.address.host}
+    assert handle.address.host in runtime.peers()
     exit_ = runtime.stop(handle, 5)
     assert exit_.code == 0, exit_
     assert lab.all(daemon) == []
@@ -206,7 +206,7 @@ def test_the_next_manager_finds_what_runs_and_removes_what_never_ran(lab: Lab, d
     )  # fmt: skip
     assert daemon.inspect(created) is None
     second.watch(found, lambda _: None)
-    assert second.peers() == {handle.address.host}
+    assert handle.address.host in second.peers()
     second.stop(found, 5)
     assert lab.all(daemon) == []
     assert second.find(plan.node, INSTALL) == []
