@@ -1,7 +1,8 @@
 """Which files an engine's container sees, and how its flags name them there.
 
 For the Docker runtime. Each file is mounted alone and read-only below :data:`FOLDER`, never a folder: what lies
-beside a model is nobody's business in a container that parses data from strangers.
+beside a model is nobody's business in a container that parses data from strangers. Links are followed, as stores of
+models are made of them, so a file must also begin as models do: a link to anything else brings nothing in.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ FOLDER: Final = "/models"
 
 #: flag -> whether each of its files carries a ":SCALE"
 _FILE_FLAGS: Final[Mapping[str, bool]] = {**PATH_FLAGS, "--mmproj": False, "-mm": False}
+
+_MAGIC: Final = b"GGUF"
 
 _FLAG = re.compile(r"--?[A-Za-z].*", re.DOTALL)
 _SCALE = re.compile(r"-?[0-9]+(\.[0-9]*)?")
@@ -147,6 +150,7 @@ def _regular_file(path: Path, which: str) -> tuple[Path, os.stat_result]:
             "choose the .gguf file itself",
             detail=str(source),
         )
+    _must_be_gguf(path, source, which)
     for text in (path.name, str(source)):
         try:
             text.encode()
@@ -156,6 +160,25 @@ def _regular_file(path: Path, which: str) -> tuple[Path, os.stat_result]:
                 detail=ascii(str(source)),
             ) from None
     return source, status
+
+
+def _must_be_gguf(path: Path, source: Path, which: str) -> None:
+    try:
+        descriptor = os.open(source, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            begin = os.pread(descriptor, len(_MAGIC), 0)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise LaunchError(
+            f"{which} '{path.name}' may not be read ({error.strerror}); give LlamaMan's user the right to read it",
+            detail=str(source),
+        ) from error
+    if begin != _MAGIC:
+        raise LaunchError(
+            f"{which} '{path.name}' is not a GGUF file, and nothing else is given to an engine; download it again",
+            detail=str(source),
+        )
 
 
 def _translated(flags: Iterable[str], found: _Found) -> Iterable[str]:

@@ -178,6 +178,27 @@ def test_what_is_no_regular_file_is_refused_with_what_it_is(
     assert str(tmp_path) not in caught.value.message
 
 
+@pytest.mark.parametrize("content", ["root:x:0:0:root:/root:/bin/sh\n", "GGU", ""])
+@pytest.mark.parametrize("place", ["model", "part", "flag"])
+@pytest.mark.parametrize("link", [True, False])
+def test_what_does_not_begin_as_a_model_does_is_nothing_for_an_engine(
+    tmp_path: Path, content: str, place: str, link: bool
+) -> None:
+    model, second = make(tmp_path / "m-00001-of-00002.gguf"), tmp_path / "m-00002-of-00002.gguf"
+    eye = tmp_path / "mmproj.gguf"
+    for path, which in ((model, "model"), (second, "part"), (eye, "flag")):
+        if which != place:
+            make(path)
+        elif link:
+            path.unlink(missing_ok=True)
+            path.symlink_to(make(tmp_path / "etc" / "secret", content))
+        else:
+            make(path, content)
+    with pytest.raises(LaunchError, match=r"'.*\.gguf' is not a GGUF file") as caught:
+        engine_files(plan(model, "--mmproj", str(eye)))
+    assert "secret" not in caught.value.message
+
+
 def test_our_own_data_is_never_mounted_by_any_path(tmp_path: Path) -> None:
     own = make(tmp_path / "data" / "keys.gguf")
     link = tmp_path / "tiny.gguf"
