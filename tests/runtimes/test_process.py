@@ -282,7 +282,7 @@ def test_a_new_manager_finds_watches_and_stops_what_the_old_one_started(lab: Lab
     assert len(found) == 1
     handle = found[0]
     lab.handles.append(handle)
-    assert asdict(handle) == json.loads(ended.stdout)
+    assert json.loads(json.dumps(asdict(handle))) == json.loads(ended.stdout)
     assert (handle.instance_id, handle.generation, handle.address.port) == ("abc", 5, plan.port)
     lab.ready(handle)
 
