@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import re
 import secrets
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,8 @@ _TIMEOUT_S: Final = 30.0
 _MEMORY: Final = 512 << 20
 _PROCESSES: Final = 128
 _LONGEST_OUTPUT: Final = 4 << 20
+
+_BUILD = re.compile(r"[\w.+:-]{1,64}", re.ASCII)
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +66,7 @@ def ask(daemon: Daemon, image: Mapping[str, Any], folder: Path) -> Probe:
     :param folder: where the names of our containers are written down.
     :raises DaemonGone: the daemon cannot be reached now.
     """
-    labelled = ((image.get("Config") or {}).get("Labels") or {}).get("org.opencontainers.image.version")
-    build = labelled if isinstance(labelled, str) and labelled else None
+    build = labelled_build(image)
     try:
         status, text = _run(daemon, image["Id"], "--help", folder)
         flags = parse_help(text)
@@ -77,6 +79,13 @@ def ask(daemon: Daemon, image: Mapping[str, Any], folder: Path) -> Probe:
     except DaemonError as error:
         return Probe(build, None, error.text)
     return Probe(build, tuple(sorted(flags)))
+
+
+def labelled_build(image: Mapping[str, Any]) -> str | None:
+    """The build that an image says it is; None when it says none, or something that has not the form of one."""
+    label = ((image.get("Config") or {}).get("Labels") or {}).get("org.opencontainers.image.version")
+    # It is anybody's text, and the line that parts the runs in a log has the build in it.
+    return label if isinstance(label, str) and _BUILD.fullmatch(label) else None
 
 
 def starts_server(image: Mapping[str, Any]) -> bool:

@@ -182,6 +182,17 @@ def test_the_label_of_an_official_image_tells_its_build(
     assert of(new_images(name, asks=True), name).build == "b11434"
 
 
+@pytest.mark.parametrize(
+    ("label", "build"),
+    [("b11434", "b11434"), ("1.2.3-rc1+g0a", "1.2.3-rc1+g0a"), ("b1\n=== instance x", None), ("b" * 65, None),
+     ("\x1b[2J", None), ("\u202eb1", None), ("", None), (7, None), (None, None)],
+)  # fmt: skip
+def test_a_label_that_is_no_build_s_name_tells_nothing(label: object, build: str | None) -> None:
+    labels = {} if label is None else {"org.opencontainers.image.version": label}
+    assert image_probe.labelled_build({"Config": {"Labels": labels}}) == build
+    assert image_probe.labelled_build({"Config": {"Labels": None}}) is None
+
+
 def test_what_a_killed_manager_was_asking_is_removed_and_no_other_container(
     new_images: NewImages, lab: Lab, server_image: str, tmp_path: Path
 ) -> None:
