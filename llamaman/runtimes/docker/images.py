@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,6 @@ from llamaman.errors import (
     LaunchError,
     LlamaManError,
     NotFound,
-    RuntimeLost,
 )
 from llamaman.records import Engine
 from llamaman.runtimes.docker import image_probe, pull_errors
@@ -32,10 +31,8 @@ from llamaman.runtimes.docker.faults import DaemonError, DaemonGone
 from llamaman.runtimes.docker.image_names import ImageName, is_allowed, looks_like_image, parse, same
 from llamaman.runtimes.docker.image_records import ImageRecords
 from llamaman.runtimes.docker.pulls import Pull, Pulls, Report
-from llamaman.runtimes.docker.sayings import explain, unreachable
+from llamaman.runtimes.docker.sayings import lost, told, unreachable
 from llamaman.runtimes.engines import Probe
-
-_RETRY_S = 5
 
 Json = Mapping[str, Any]
 
@@ -212,14 +209,14 @@ class Images:
             raise NotFound(
                 f"image '{name}' is not one of LlamaMan's here; GET /api/images lists them", field="image"
             )
-        try:
-            with self._gone():
+        with self._told(name):
+            try:
                 self._daemon.remove_image(name.canonical)
-        except DaemonError as error:
-            if error.status not in (404, 409):
-                raise LaunchError(explain(error, str(name)), detail=error.text) from error
-            if error.status == 409:
-                raise Conflict(f"Docker: {error.text}", field="image") from error
+            except DaemonError as error:
+                if error.status == 409:
+                    raise Conflict(f"Docker: {error.text}", field="image") from error
+                if error.status != 404:  # else it has gone meanwhile, as was wanted
+                    raise
         self._records.forget_pull(name.canonical)
         return str(name)
 
@@ -279,7 +276,7 @@ class Images:
     def _failed(self, name: ImageName, failure: Exception) -> LlamaManError:
         match failure:
             case DaemonGone():
-                return RuntimeLost(unreachable(self._daemon.address, failure.reason), retry_after=_RETRY_S)
+                return lost(self._daemon.address, failure)
             case DaemonError():
                 return pull_errors.cannot_be_had(name, failure.text)
         log.error("the pull of %s failed", name, exc_info=failure)
@@ -305,20 +302,9 @@ class Images:
             in_use=image["Id"] in used,
         )
 
-    @contextmanager
-    def _gone(self) -> Iterator[None]:
-        try:
-            yield
-        except DaemonGone as gone:
-            raise RuntimeLost(unreachable(self._daemon.address, gone.reason), retry_after=_RETRY_S) from gone
-
-    @contextmanager
-    def _told(self, name: ImageName) -> Iterator[None]:
-        with self._gone():
-            try:
-                yield
-            except DaemonError as error:
-                raise LaunchError(explain(error, str(name)), detail=error.text) from error
+    def _told(self, name: ImageName) -> AbstractContextManager[None]:
+        """The daemon's troubles as errors that say what to do."""
+        return told(self._daemon.address, str(name))
 
 
 def _read(ref: str, field: str) -> ImageName:

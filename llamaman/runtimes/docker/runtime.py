@@ -12,8 +12,9 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from llamaman.errors import LaunchError, RuntimeLost
@@ -27,7 +28,7 @@ from llamaman.runtimes.docker.log_pump import LogPumps
 from llamaman.runtimes.docker.network import NOWHERE
 from llamaman.runtimes.docker.parts import Parts
 from llamaman.runtimes.docker.peers import Peers
-from llamaman.runtimes.docker.sayings import explain, unreachable
+from llamaman.runtimes.docker.sayings import RETRY_S, told, unreachable
 from llamaman.runtimes.docker.surroundings import Surroundings
 from llamaman.runtimes.docker.usage import Sampler
 from llamaman.runtimes.start_line import start_line
@@ -35,7 +36,6 @@ from llamaman.runtimes.start_line import start_line
 _INSIST_AFTER_S = 2.0  # llama-server waits on SIGTERM for open answers; a second one ends it
 _AFTER_KILL_S = 20.0
 _LAST_OUTPUT_S = 5.0
-_LOST_RETRY_S = 5
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class DockerRuntime:
                 return self._find(node, install)
         except LaunchError as error:
             # A daemon that refuses to say is no reason to take anything for gone, nor to end the boot.
-            raise RuntimeLost(error.message, detail=error.detail, retry_after=_LOST_RETRY_S) from error
+            raise RuntimeLost(error.message, detail=error.detail, retry_after=RETRY_S) from error
 
     def _find(self, node: str, install: str) -> list[Handle]:
         handles: list[Handle] = []
@@ -238,7 +238,7 @@ class DockerRuntime:
     def _handle(self, marks: labels.Marks, inspected: Json, name: str) -> Handle:
         self._surroundings.join()
         try:
-            address = self._surroundings.network.address(inspected, name, _published(inspected))
+            address = self._surroundings.network.address(inspected, name, 0)
         except LaunchError as error:  # it alone cannot be reached; the others are found all the same
             log.warning("%s", error.message)
             address = NOWHERE
@@ -292,7 +292,12 @@ class DockerRuntime:
         except (DaemonGone, DaemonError) as error:
             # It has ended, and that counts; what is left of it is removed when it is found again.
             log.warning("container %s could not be removed: %s", container_id[:12], error)
-        on_exit(exit_)
+        except Exception:  # a defect of ours must not hide the end
+            log.exception("the end of container %s could not be completed", container_id[:12])
+        try:
+            on_exit(exit_)
+        except Exception:  # nobody looks at what this thread raises
+            log.exception("whoever watches container %s failed", container_id[:12])
 
     def _settle(self, container_id: str, exit_: Exit) -> Exit:
         """Finish the log and remove the container, once; whoever comes second gets the first one's exit."""
@@ -337,20 +342,6 @@ class DockerRuntime:
     def _log_path(self, instance_id: str) -> Path:
         return self._p.logs_dir / f"{instance_id}.log"
 
-    @contextlib.contextmanager
-    def _told(self, image: str = "") -> Iterator[None]:
+    def _told(self, image: str = "") -> AbstractContextManager[None]:
         """The daemon's troubles as errors that say what to do."""
-        try:
-            yield
-        except DaemonGone as gone:
-            raise RuntimeLost(
-                unreachable(self._daemon.address, gone.reason), retry_after=_LOST_RETRY_S
-            ) from gone
-        except DaemonError as error:
-            raise LaunchError(explain(error, image), detail=error.text) from error
-
-
-def _published(inspected: Json) -> int:
-    """The host's port of a running container, 0 when it publishes none."""
-    bindings = (inspected["NetworkSettings"].get("Ports") or {}).get("8080/tcp") or []
-    return int(bindings[0]["HostPort"]) if bindings else 0
+        return told(self._daemon.address, image)

@@ -1,4 +1,4 @@
-"""A daemon's words, and its silence, as sentences that say what to do. Pure.
+"""A daemon's words, and its silence, as sentences that say what to do, and as the errors that carry them. Pure.
 
 Read by whatever shows a failed call. The texts of the documented troubles stand here word for word. The sentences are
 for everybody who may launch: they hold no path of the host, except where nothing is known but the daemon's own words.
@@ -9,9 +9,11 @@ about GPUs from newer engines' sources.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Final
 
+from llamaman.errors import LaunchError, RuntimeLost
 from llamaman.runtimes.docker.faults import (
     BROKEN,
     CLOSED,
@@ -22,7 +24,11 @@ from llamaman.runtimes.docker.faults import (
     TIMED_OUT,
     UNKNOWN_HOST,
     DaemonError,
+    DaemonGone,
 )
+
+#: Seconds after which a lost daemon may be asked again.
+RETRY_S: Final = 5
 
 # The documented answers, word for word.
 PULL_IMAGE: Final = (
@@ -182,6 +188,27 @@ def unreachable(address: str, reason: str) -> str:
     cure = _CURES.get(reason)
     told = f"Docker API error: Docker cannot be reached at {address}: {reason}."
     return f"{told} {cure(address)}" if cure else told
+
+
+def lost(address: str, gone: DaemonGone) -> RuntimeLost:
+    """The error for whoever needs a daemon that cannot be reached."""
+    return RuntimeLost(unreachable(address, gone.reason), retry_after=RETRY_S)
+
+
+@contextmanager
+def told(address: str, image: str = "") -> Iterator[None]:
+    """A daemon's troubles inside as errors that say what to do.
+
+    :param image: what was to be launched or had, for the sentences that name it.
+    :raises RuntimeLost: the daemon cannot be reached.
+    :raises LaunchError: it refuses; its own words are the detail.
+    """
+    try:
+        yield
+    except DaemonGone as gone:
+        raise lost(address, gone) from gone
+    except DaemonError as error:
+        raise LaunchError(explain(error, image), detail=error.text) from error
 
 
 _CURES: Final[dict[str, Callable[[str], str]]] = {
