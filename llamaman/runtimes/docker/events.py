@@ -361,7 +361,7 @@ class Deaths:
             return
         was, self._lost = self._lost, self._describe(gone)
         if was is None:
-            log.warning("Docker cannot be reached: %s", gone.reason)
+            log.warning("Docker cannot be reached at %s: %s", self._daemon.address, gone.reason)
             _call(self._on_reach, self._lost)
 
     def _back(self) -> None:

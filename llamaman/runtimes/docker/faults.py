@@ -11,6 +11,8 @@ import ssl
 from collections.abc import Iterator
 from typing import Final
 
+from llamaman.runtimes.logfiles import escape
+
 #: Why a daemon cannot be reached; `sayings.unreachable` has a cure for each.
 MISSING: Final = "there is no such socket"
 NOT_A_SOCKET: Final = "it is a folder, not a socket"
@@ -49,8 +51,8 @@ class DaemonError(Exception):
 
 
 def one_line(text: str) -> str:
-    """``text`` without line breaks and not longer than people read."""
-    line = " ".join(text.split())
+    """``text`` without line breaks and what a terminal would obey, and not longer than people read."""
+    line = escape(" ".join(text[: 4 * _LONGEST].split()))
     return line if len(line) <= _LONGEST else f"{line[: _LONGEST - 1]}…"
 
 

@@ -237,7 +237,7 @@ class Images:
                 return _unknown(name), None
             probe = self._probe(image)
         except DaemonGone as gone:
-            log.info("image %s cannot be looked at: %s", name, unreachable(self._daemon.address, gone.reason))
+            log.info("image %s cannot be looked at: %s", name, unreachable(gone.reason))
             return _unknown(name), None
         except DaemonError as error:
             log.warning("image %s cannot be looked at: %s", name, error.text)

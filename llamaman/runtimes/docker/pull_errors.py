@@ -1,8 +1,7 @@
 """What is said when an image is not here or cannot be had. Pure; read by :mod:`images`.
 
 The first sentence and the command are those of the documented trouble "Docker image not found". A daemon's own words
-hold host names and addresses, so they are told in full to those who may manage (the error's ``detail``) alone, except
-where nothing shorter is known of them.
+hold host names and addresses, so they are told in full to those who may manage (the error's ``detail``) alone.
 """
 
 from __future__ import annotations
@@ -12,6 +11,7 @@ from typing import Final
 
 from llamaman.errors import LaunchError
 from llamaman.runtimes.docker.image_names import OFFICIAL, ImageName
+from llamaman.runtimes.docker.sayings import without_places
 
 #: What Docker's words contain -> the cause, and what helps. The first that fits counts.
 _CAUSES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
@@ -51,7 +51,7 @@ def not_here(name: ImageName) -> LaunchError:
 
 def cannot_be_had(name: ImageName, words: str) -> LaunchError:
     """A pull failed, in the daemon's words."""
-    cause = next((cause for pattern, cause in _CAUSES if pattern.search(words)), words)
+    cause = next((cause for pattern, cause in _CAUSES if pattern.search(words)), without_places(words))
     hint = ""
     if name.repository == OFFICIAL and (name.tag or "").startswith("server-sycl"):
         hint = f" For Intel Arc the tag is server-intel: docker pull {OFFICIAL}:server-intel."

@@ -56,7 +56,7 @@ class DockerRuntime:
             self._daemon,
             labels.label_filter(parts.node, parts.install),
             on_reach=self._reached,
-            describe=lambda gone: unreachable(self._daemon.address, gone.reason),
+            describe=lambda gone: unreachable(gone.reason),
         )
         self._pumps = LogPumps(self._daemon)
         self._sampler = Sampler(self._daemon)

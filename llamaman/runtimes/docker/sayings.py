@@ -1,7 +1,8 @@
 """A daemon's words, and its silence, as sentences that say what to do, and as the errors that carry them. Pure.
 
 Read by whatever shows a failed call. The texts of the documented troubles stand here word for word. The sentences are
-for everybody who may launch: they hold no path of the host, except where nothing is known but the daemon's own words.
+for everybody who may ask a model: they hold no path and no address of the host; those are an error's detail, which is
+for callers who may manage.
 Source of the words: Docker 20.10, each produced by a real daemon in the tests where one can be made to say it; those
 about GPUs from newer engines' sources.
 """
@@ -9,7 +10,7 @@ about GPUs from newer engines' sources.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Final
 
@@ -171,6 +172,11 @@ _ERRORS: Final[tuple[tuple[str, str], ...]] = (
         "the Docker engine does not speak the version of the API that LlamaMan knows; update whichever is older",
     ),
 )
+#: In quotes a path goes on to their end, for it may hold spaces.
+_PATH = re.compile(r"""(?<=")/[^"]+(?=")|(?<=')/[^']+(?=')|(?<![\w./:-])/[^\s"',;:)]+""")
+_ADDRESS = re.compile(
+    r"""[a-z]{2,8}://[^\s"',;)]*[^\s"',;):]|(?<![\w.])(?:\d{1,3}(?:\.\d{1,3}){3}|\[[0-9a-f:.]{2,45}\])(?![\w.]\w)(?::\d{1,5})?"""
+)
 _PATTERNS: Final = tuple((re.compile(words, re.IGNORECASE), saying) for words, saying in _ERRORS)
 
 
@@ -180,19 +186,27 @@ def explain(error: DaemonError, image: str) -> str:
         if found := pattern.search(error.text):
             named = next((group for group in found.groups() if group), "what was asked for")
             return saying.replace("{image}", image).replace("{}", named)
-    return f"Docker API error: {error.text}"
+    return f"Docker API error: {without_places(error.text)}"
 
 
-def unreachable(address: str, reason: str) -> str:
-    """That the daemon at ``address`` cannot be reached, and the cure for ``reason`` (of ``DaemonGone``)."""
-    cure = _CURES.get(reason)
-    told = f"Docker API error: Docker cannot be reached at {address}: {reason}."
-    return f"{told} {cure(address)}" if cure else told
+def without_places(words: str) -> str:
+    """A daemon's words with the last name of each path alone, and without the addresses of machines."""
+    return _PATH.sub(lambda found: _last_name(found.group()), _ADDRESS.sub("(an address)", words))
+
+
+def _last_name(path: str) -> str:
+    return path.rstrip("/").rpartition("/")[2] or path
+
+
+def unreachable(reason: str) -> str:
+    """That the daemon cannot be reached, and the cure for ``reason`` (of ``DaemonGone``)."""
+    told = f"Docker API error: Docker cannot be reached: {reason}."
+    return f"{told} {_CURES[reason]}" if reason in _CURES else told
 
 
 def lost(address: str, gone: DaemonGone) -> RuntimeLost:
     """The error for whoever needs a daemon that cannot be reached."""
-    return RuntimeLost(unreachable(address, gone.reason), retry_after=RETRY_S)
+    return RuntimeLost(unreachable(gone.reason), detail=address, retry_after=RETRY_S)
 
 
 @contextmanager
@@ -211,31 +225,31 @@ def told(address: str, image: str = "") -> Iterator[None]:
         raise LaunchError(explain(error, image), detail=error.text) from error
 
 
-_CURES: Final[dict[str, Callable[[str], str]]] = {
-    MISSING: lambda address: (
+_CURES: Final = {
+    MISSING: (
         f"{MOUNT_SOCKET} Where LlamaMan runs on the host itself, start Docker ('systemctl start docker'), "
         "or set DOCKER_HOST to the socket that it uses."
     ),
-    NOT_A_SOCKET: lambda address: (
+    NOT_A_SOCKET: (
         f"{MOUNT_SOCKET} Docker made the folder because the socket was not there when the container was created: "
         "remove the container and the folder, start Docker, create the container again."
     ),
-    DENIED: lambda address: (
+    DENIED: (
         "Let the account that runs LlamaMan use the socket: 'usermod -aG docker ACCOUNT' and log in again; for a "
-        f"container, group_add with the number that 'stat -c %g {address}' prints on the host."
+        "container, group_add with the number that 'stat -c %g /var/run/docker.sock' prints on the host."
     ),
-    REFUSED: lambda address: (
+    REFUSED: (
         "The Docker daemon is not running: start it ('systemctl start docker') and look at its log "
         "('journalctl -u docker')."
     ),
-    TIMED_OUT: lambda address: (
+    TIMED_OUT: (
         "The Docker daemon hangs or is overloaded: does 'docker version' answer? Else restart it "
         "('systemctl restart docker')."
     ),
-    BROKEN: lambda address: (
+    BROKEN: (
         "The Docker daemon ended or was restarted; LlamaMan tries again all the time. If that lasts, look at its log "
         "('journalctl -u docker')."
     ),
-    UNKNOWN_HOST: lambda address: "Check the name in DOCKER_HOST.",
-    CLOSED: lambda address: "Nothing is wrong with Docker.",
+    UNKNOWN_HOST: "Check the name in DOCKER_HOST.",
+    CLOSED: "Nothing is wrong with Docker.",
 }

@@ -21,7 +21,9 @@ from llamaman.runtimes.docker.faults import (
     TIMED_OUT,
     UNKNOWN_HOST,
 )
-from llamaman.runtimes.docker.sayings import explain, unreachable
+from llamaman.runtimes.docker.image_names import parse
+from llamaman.runtimes.docker.pull_errors import cannot_be_had
+from llamaman.runtimes.docker.sayings import explain, lost, unreachable
 from llamaman.testing.docker_images import build_image
 from llamaman.testing.private_daemon import PrivateDaemon, why_not
 
@@ -142,13 +144,39 @@ def test_an_unreachable_daemon_says_to_mount_its_socket(tmp_path: Path) -> None:
         "(it is by default in docker-compose.yml)."
     )
     for reason in (MISSING, NOT_A_SOCKET):
-        said = unreachable("/var/run/docker.sock", reason)
+        said = unreachable(reason)
         assert said.startswith("Docker API error: ")
         assert documented in said
 
 
 def test_anything_else_is_told_in_the_daemons_words() -> None:
     assert explain(DaemonError(500, "something\nnew"), "x") == "Docker API error: something new"
+
+
+@pytest.mark.parametrize(
+    ("words", "shown"),
+    [
+        (
+            'mounting "/srv/my models/x.gguf" to rootfs at "/models/x.gguf" caused: not a directory',
+            'mounting "x.gguf" to rootfs at "x.gguf" caused: not a directory',
+        ),
+        ("open /var/lib/docker/overlay2/0a/merged: strange", "open merged: strange"),
+        ("failed on 'C:/x' and (/a/b) and /", "failed on 'C:/x' and (b) and /"),
+        ("Get https://10.0.0.5:5000/v2/?a=b: strange", "Get (an address): strange"),
+        ('Get "http://user:pw@registry.local/v2/": strange', 'Get "(an address)": strange'),
+        ("dial tcp 10.0.0.5:2376: strange", "dial tcp (an address): strange"),
+        ("lookup of [fd00::1]:53 on 192.168.1.1: strange", "lookup of (an address) on (an address): strange"),
+        (
+            "version 1.2.3 of ghcr.io/ggml-org/llama.cpp:server",
+            "version 1.2.3 of ghcr.io/ggml-org/llama.cpp:server",
+        ),
+    ],
+)
+def test_the_daemons_words_tell_those_who_may_launch_no_places(words: str, shown: str) -> None:
+    assert explain(DaemonError(500, words), "x") == f"Docker API error: {shown}"
+    told = cannot_be_had(parse("a/b:c"), words)
+    assert told.message.endswith(f"Docker: {shown}")
+    assert told.detail == f"Docker: {words}", "those who may manage see it all"
 
 
 # --- further causes ------------------------------------------------------------------------------------
@@ -260,9 +288,19 @@ def test_words_that_cannot_be_provoked_here(words: str, part: str) -> None:
     ],
 )
 def test_each_reason_of_an_unreachable_daemon_has_its_cure(reason: str, cure: str) -> None:
-    said = unreachable("/run/d.sock", reason)
-    assert said.startswith(f"Docker API error: Docker cannot be reached at /run/d.sock: {reason}.")
+    said = unreachable(reason)
+    assert said.startswith(f"Docker API error: Docker cannot be reached: {reason}.")
     assert cure in said
+
+
+def test_a_registrys_words_command_no_terminal() -> None:
+    assert DaemonError(500, "a\x1b[2J\u202eb\r\nc").text == "a\\x1b[2J\\u202eb c"
+
+
+def test_where_the_daemon_is_only_those_who_may_manage_are_told() -> None:
+    error = lost("tcp://10.0.0.2:2376", DaemonGone(REFUSED))
+    assert "10.0.0.2" not in error.message
+    assert error.detail == "tcp://10.0.0.2:2376"
 
 
 def test_every_reason_has_a_cure() -> None:
