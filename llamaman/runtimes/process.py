@@ -136,7 +136,8 @@ class ProcessRuntime:
         finally:
             os.close(output)
         pid = spawned.child.pid
-        most = plan.memory_bytes or memory_ceiling(limits.memory_total())
+        ceiling = memory_ceiling(limits.memory_total())
+        most = min(plan.memory_bytes or ceiling, ceiling)
         limits.apply(group, pid, memory_bytes=most, cpus=plan.cpus)
         self._exits.adopt_child(spawned.child, spawned.started, lambda exit_: _complete(exit_, group))
         return Handle(plan.instance_id, plan.generation, pid, spawned.started, _address(plan))

@@ -56,8 +56,11 @@ def test_what_can_be_limited_here_is_said(lab: Lab) -> None:
 
 
 @needs_memory
-def test_an_engine_without_a_limit_leaves_the_machine_enough(lab: Lab) -> None:
-    handle = lab.launch(lab.temper("polite"))
+@pytest.mark.parametrize("asked", [None, 1 << 50])
+def test_an_engine_without_a_limit_or_with_too_high_a_one_leaves_the_machine_enough(
+    lab: Lab, asked: int | None
+) -> None:
+    handle = lab.launch(lab.temper("polite"), memory_bytes=asked)
     name = limits.group_name(handle.instance_id, handle.generation)
     assert name in groups_of(handle.pid)
     # The kernel counts in pages.
