@@ -25,9 +25,14 @@ def failed(events: Events, plan: LaunchPlan, actor: str, error: LlamaManError) -
 
 
 def command_line(plan: LaunchPlan) -> list[str]:
-    """A launch in llama-server's words. A runtime may add flags of its own; a key is never on a command line."""
-    where = ["--host", plan.host, "--port", str(plan.port), "--alias", plan.alias]
-    return [plan.engine.path or plan.engine.name, "--model", str(plan.model_path), *where, *plan.flags]
+    """A launch in llama-server's words, with files as this machine knows them.
+
+    A runtime may add flags of its own; a key is never on a command line. Where a container listens inside is no
+    address of this machine, so it is left out.
+    """
+    where = [] if plan.engine.kind == "image" else ["--host", plan.host, "--port", str(plan.port)]
+    model = ["--model", str(plan.model_path), *where, "--alias", plan.alias]
+    return [plan.engine.path or plan.engine.name, *model, *plan.flags]
 
 
 def _publish(events: Events, kind: str, plan: LaunchPlan, actor: str, reason: str) -> None:
