@@ -440,6 +440,7 @@ class SpecPatch:
     Additive fields are united; a scalar that two plugins set to different values is an error naming both. The
     whole container is checked after all patches, so that no plugin can take a container's walls down.
 
+    :ivar image: for a plugin that insists on the one it knows: any but the launch's own is refused.
     :ivar host_config: further fields of Docker's HostConfig by its own names, such as ``ShmSize``.
     """
 

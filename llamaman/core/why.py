@@ -31,7 +31,6 @@ _FIRST = (
     State.SLEEPING,
     State.STOPPED,
 )
-_STILL = frozenset({State.SLEEPING, State.STOPPED, State.FAILED})
 
 
 @dataclass(frozen=True, slots=True)

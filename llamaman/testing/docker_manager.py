@@ -70,3 +70,17 @@ class DockerManager(Manager):
             self.docker.remove(each["Id"])
         self.docker.remove_network(self.network)
         self.docker.close()
+
+
+def docker_stop(host: str, container_id: str, grace_s: int) -> None:
+    """What an administrator's ``docker stop`` does. LlamaMan itself never makes this call.
+
+    :param grace_s: seconds until SIGKILL.
+    """
+    import docker
+
+    client = docker.APIClient(base_url=host)
+    try:
+        client.stop(container_id, timeout=grace_s)
+    finally:
+        client.close()

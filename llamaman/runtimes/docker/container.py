@@ -32,15 +32,12 @@ class Limits:
     """What an engine may really use on the daemon's machine.
 
     :ivar memory_bytes: the limit in force.
-    :ivar memory_ceiling: the most that any engine gets there.
-    :ivar cpus: processors it is limited to; None: all of ``host_cpus``.
+    :ivar cpus: processors it is limited to; None: all.
     :ivar notes: what was lowered, in words.
     """
 
     memory_bytes: int
-    memory_ceiling: int
     cpus: float | None
-    host_cpus: int
     notes: tuple[str, ...] = ()
 
     @property
@@ -55,15 +52,13 @@ class Facts:
 
     :ivar cpus: processors of the daemon's machine.
     :ivar memory_total: bytes of memory of the daemon's machine.
-    :ivar image_id: the daemon's id of ``image``.
+    :ivar image_id: the daemon's id of the plan's image.
     :ivar publish: a loopback address and a port there, where the container's own address cannot be reached.
     :ivar init: whether the daemon has an init program.
     :ivar key: this node's key, for the proof.
     :ivar mounts: the model's files by their paths on the daemon's machine, the model's first file first.
     :ivar flags: the plan's flags with paths as they are in the container.
     :ivar known_flags: see ``Engine.flags``.
-    :ivar image: the reference that was found to be allowed; None: the plan's. A patch that names another one is
-        refused.
     """
 
     cpus: int
@@ -78,7 +73,6 @@ class Facts:
     flags: tuple[str, ...]
     patch: SpecPatch = field(default_factory=SpecPatch)
     known_flags: frozenset[str] | None = None
-    image: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,7 +114,7 @@ def effective_limits(plan: LaunchPlan, *, cpus: int, memory_total: int) -> Limit
     if quota is not None and 0 < cpus < quota:
         notes.append(f"processors lowered from {quota:g} to {cpus}, the number of processors there")
         quota = float(cpus)
-    return Limits(memory, ceiling, quota, cpus, tuple(notes))
+    return Limits(memory, quota, tuple(notes))
 
 
 def spec_of(
@@ -156,7 +150,7 @@ def build(plan: LaunchPlan, prefix: str, facts: Facts) -> Container:
     limits = effective_limits(plan, cpus=facts.cpus, memory_total=facts.memory_total)
     body: dict[str, Any] = {
         **copy.deepcopy(dict(WALLS)),
-        "Image": facts.patch.image or facts.image or plan.engine.path,
+        "Image": facts.patch.image or plan.engine.path,
         "Cmd": _command(plan, facts.flags, facts.known_flags),
         "User": f"{facts.account.uid}:{facts.account.gid}",
         "Env": [f"{name}={value}" for name, value in _environment(plan, facts.patch).items()],
@@ -178,7 +172,7 @@ def checked(
     container = build(plan, prefix, facts)
     refusals = check_plan(
         container.body,
-        image=facts.image or plan.engine.path,
+        image=plan.engine.path,
         files={mount.source for mount in facts.mounts},
         network=facts.network,
         memory=container.limits.memory_bytes,

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -80,16 +79,6 @@ class Daemon:
     def start(self, container_id: str) -> None:
         """A running one is no error."""
         self._connection.call("POST", f"/containers/{path_part(container_id)}/start")
-
-    def stop(self, container_id: str, grace_s: float) -> None:
-        """Ask it to end, kill it after the grace. One that has ended or is gone is no error."""
-        self._connection.call(
-            "POST",
-            f"/containers/{path_part(container_id)}/stop",
-            query={"t": str(math.ceil(grace_s))},
-            patience_s=self._timeout_s + grace_s,
-            fine=(404,),
-        )
 
     def kill(self, container_id: str, signal: str = "SIGKILL") -> None:
         """Send a signal. One that does not run or is gone is no error."""

@@ -112,7 +112,7 @@ def is_allowed(ref: str, patterns: Sequence[str]) -> bool:
 
 
 def check_pattern(pattern: str) -> None:
-    """Hold a pattern against the form that :func:`is_allowed` knows.
+    """Hold a pattern against the form that :func:`is_allowed` knows. Tests hold ``images.allowed`` to it.
 
     :raises ValueError: the text says what is wrong with it.
     """

@@ -21,11 +21,11 @@ from llamaman.errors import LaunchError
 from llamaman.records import Address
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError, Json
 from llamaman.runtimes.docker.place import Place
+from llamaman.runtimes.docker.walls import PORT
 
 #: As its neighbour on the network (a manager in a container), from the host by its address, or by a port of the host.
 Reach = Literal["neighbour", "address", "port"]
 
-PORT: Final = 8080  # inside: the images' health check and their documentation have it
 _LOOPBACK: Final = ("localhost", "127.0.0.1")
 _NOT_OURS: Final = frozenset({"bridge", "host", "none", "default"})
 #: Of an engine that cannot be reached: connecting is refused at once, and nobody is asked for a name.

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llamaman.testing import processes
-from llamaman.testing.docker_manager import DockerManager
+from llamaman.testing.docker_manager import DockerManager, docker_stop
 from llamaman.testing.manager import ManagerError
 from llamaman.testing.wire import refuses
 
@@ -117,7 +117,7 @@ def _docker_rm(manager: DockerManager, container_id: str) -> None:
 
 
 def _docker_stop(manager: DockerManager, container_id: str) -> None:
-    manager.docker.stop(container_id, 5)
+    docker_stop(manager.env["DOCKER_HOST"], container_id, 5)
 
 
 def _crash(manager: DockerManager, container_id: str) -> None:

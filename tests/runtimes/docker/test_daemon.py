@@ -263,15 +263,13 @@ def test_the_life_of_a_container(daemon: Daemon, containers: Any, scratch_names:
     assert [found["Id"] for found in daemon.containers(scratch_names.filters)] == [container]
     assert daemon.wait(container, 0.2) is None
     assert (daemon.stats(container) or {})["memory_stats"]["usage"] > 0
-    daemon.stop(container, 5)
-    daemon.stop(container, 5)
+    daemon.kill(container)
     daemon.kill(container)
     assert daemon.wait(container, 5) is not None
     assert daemon.stats(container) is None
     assert [found["State"] for found in daemon.containers(scratch_names.filters)] == ["exited"]
     daemon.remove(container)
     daemon.remove(container)
-    daemon.stop(container, 0)
     daemon.kill(container)
     assert daemon.inspect(container) is None
     assert daemon.stats(container) is None
@@ -279,14 +277,6 @@ def test_the_life_of_a_container(daemon: Daemon, containers: Any, scratch_names:
     with pytest.raises(DaemonError) as told:
         daemon.wait(container, 1)
     assert told.value.status == 404
-
-
-@real
-def test_a_stop_may_take_longer_than_other_answers(docker_host: str, containers: Any) -> None:
-    stubborn = containers.run("stubborn", containers.shell("trap '' TERM; while :; do sleep 0.1; done"))
-    impatient = Daemon(docker_host, timeout_s=1.0)
-    impatient.stop(stubborn, 1.5)
-    assert (containers.daemon.wait(stubborn, 5) or {})["StatusCode"] == 137
 
 
 @real

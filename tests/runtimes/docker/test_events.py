@@ -28,6 +28,7 @@ from llamaman.runtimes.docker.daemon import Daemon, DaemonGone
 from llamaman.runtimes.docker.ends import Story, exit_from, has_ended, moment, read_event
 from llamaman.runtimes.docker.events import Deaths
 from llamaman.testing import docker_images as images
+from llamaman.testing.docker_manager import docker_stop
 from llamaman.testing.private_daemon import PrivateDaemon, why_not
 
 from .conftest import Containers, ScratchNames
@@ -138,9 +139,11 @@ def test_docker_rm_is_told_apart_from_docker_kill(ward: Ward) -> None:
 
 
 @pytest.mark.parametrize(("script", "code"), [(OBEYS, 0), (FOREVER, 137)])
-def test_docker_stop_is_told_apart_whether_it_was_obeyed_or_not(ward: Ward, script: str, code: int) -> None:
+def test_docker_stop_is_told_apart_whether_it_was_obeyed_or_not(
+    ward: Ward, docker_host: str, script: str, code: int
+) -> None:
     container_id = ward.watched(script)
-    ward.daemon.stop(container_id, 1)
+    docker_stop(docker_host, container_id, 1)
     ended = ward.end_of(container_id)
     assert (ended.code, ended.cause) == (code, CONTAINER_STOPPED)
     assert ward.reached == [], "asking anew whether the daemon is being shut down is nobody's business"
