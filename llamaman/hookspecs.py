@@ -150,7 +150,7 @@ def runtime_register() -> Sequence[Runtime]:
     Thread: main, at boot
     Budget: 5 s
     On error: the plugin's runtimes do not exist
-    Implemented by: the kernel (process)
+    Implemented by: the kernel (containers, processes)
     """
 
 

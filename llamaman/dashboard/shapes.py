@@ -16,6 +16,7 @@ from llamaman.core.accounts.session_record import Session
 from llamaman.core.accounts.user_record import User
 from llamaman.core.key_record import KeyRecord, iso
 from llamaman.records import Identity, InstanceView, ModelView, PluginRecord
+from llamaman.runtimes.docker.labels import container_name
 
 JsonObject = dict[str, Any]
 
@@ -31,7 +32,7 @@ def instance_object(view: InstanceView, container_prefix: str) -> JsonObject:
     ``status`` is the word that existing clients know, ``state`` the exact one, ``reason`` the sentence why.
     """
     last_exit = view.last_exit
-    name = f"{container_prefix}{view.id[:8]}" if view.container_id else None
+    name = container_name(container_prefix, view.id) if view.container_id else None
     return {
         "id": view.id,
         "model": view.model,
