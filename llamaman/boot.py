@@ -41,6 +41,7 @@ KERNEL_COLLECTIONS = ("instances", "downloads", "presets", "settings", "api_keys
 
 def build_kernel(config: Config) -> Kernel:
     """Everything that does not need the event loop."""
+    _check_image(config)
     data_dir = open_data_dir(config.data_dir, config.node_name)
     logfiles.prepare_folder(config.logs_dir)
     secrets = root_secret(config.data_dir, config.secret_key)
@@ -123,6 +124,18 @@ def build_kernel(config: Config) -> Kernel:
         )
     )
     return kernel
+
+
+def _check_image(config: Config) -> None:
+    """:raises ConfigError: LLAMA_IMAGE has the look of a name, and Docker would not take it for one."""
+    from llamaman.runtimes.docker.image_names import default_image, parse
+
+    try:
+        parse(default_image(config.llama_image, config.gpu_type))
+    except ValueError as error:
+        raise ConfigError(
+            f"LLAMA_IMAGE: '{config.llama_image}' is not the name of an image: {error}"
+        ) from None
 
 
 def _docker(

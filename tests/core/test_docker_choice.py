@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from llamaman.boot import build_kernel
 from llamaman.core.config import Config
 from llamaman.core.docker_choice import docker_could_be_here, docker_socket
+from llamaman.errors import ConfigError
 
 BASE = {"LLAMAMAN_NODE_NAME": "srv1"}
 
@@ -92,3 +94,12 @@ def test_a_socket_that_is_closed_to_us_counts(root: Path) -> None:
             [sys.executable, "-c", program, str(root)], capture_output=True, text=True, timeout=60, check=True
         )
         assert found.stdout == "True\n"
+
+
+@pytest.mark.parametrize("image", ["a..b:1", "f" * 64])
+def test_what_is_no_name_of_an_image_ends_the_boot(tmp_path: Path, image: str) -> None:
+    folders = {"DATA_DIR": str(tmp_path / "data"), "LOGS_DIR": str(tmp_path / "logs")}
+    given = config(LLAMA_IMAGE=image, MODELS_DIR=str(tmp_path), **folders)
+    with pytest.raises(ConfigError, match="LLAMA_IMAGE: .* is not the name of an image: .+"):
+        build_kernel(given)
+    assert not (tmp_path / "data").exists(), "it is the first thing that is looked at"
