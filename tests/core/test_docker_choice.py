@@ -100,6 +100,6 @@ def test_a_socket_that_is_closed_to_us_counts(root: Path) -> None:
 def test_what_is_no_name_of_an_image_ends_the_boot(tmp_path: Path, image: str) -> None:
     folders = {"DATA_DIR": str(tmp_path / "data"), "LOGS_DIR": str(tmp_path / "logs")}
     given = config(LLAMA_IMAGE=image, MODELS_DIR=str(tmp_path), **folders)
-    with pytest.raises(ConfigError, match="LLAMA_IMAGE: .* is not the name of an image: .+"):
+    with pytest.raises(ConfigError, match=r"LLAMA_IMAGE: .* is not the name of an image: .+"):
         build_kernel(given)
     assert not (tmp_path / "data").exists(), "it is the first thing that is looked at"
