@@ -76,13 +76,13 @@ def _containers(config: Config, node: str, install: str) -> list[str]:
     from llamaman.errors import ConfigError
     from llamaman.runtimes.docker.daemon import Daemon
     from llamaman.runtimes.docker.faults import DaemonError, DaemonGone
-    from llamaman.runtimes.docker.labels import label_filter
+    from llamaman.runtimes.docker.labels import label_filter, name_of
 
     if config.runtime == "process" or not docker_could_be_here(config, os.environ):
         return []
     daemon = Daemon(config.docker_host)
     try:
-        return [each["Names"][0].lstrip("/") for each in daemon.containers(label_filter(node, install))]
+        return [name_of(each) for each in daemon.containers(label_filter(node, install))]
     except (DaemonGone, DaemonError) as error:
         if config.runtime == "docker":
             raise ConfigError(

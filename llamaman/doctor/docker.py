@@ -25,7 +25,7 @@ from llamaman.doctor.live import Live
 from llamaman.runtimes.docker import faults, labels
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError, DaemonGone, Json
 from llamaman.runtimes.docker.image_names import default_image
-from llamaman.runtimes.docker.network import Reach, find_reach
+from llamaman.runtimes.docker.network import find_reach
 from llamaman.runtimes.docker.place import Place, find_place
 
 #: Seconds that one call may take, and after which no further one is made.
@@ -151,16 +151,10 @@ class _Examination:
             self.found += docker_things.check_network(
                 config,
                 networks,
-                reach=self._reach(place, info, own),
+                reach=find_reach(daemon, config.llama_host_addr, place, info, own),
                 own=own,
                 running=0 if self._live is None else len(self._live.containers),
             )
-
-    def _reach(self, place: Place, info: Json, own: Json | None) -> Reach:
-        asked = self._config.llama_host_addr
-        if asked is not None and not place.in_container:  # as the runtime takes it
-            return "port"
-        return find_reach(self._daemon, asked or "localhost", place, info, own)
 
     def _containers(self) -> list[Json]:
         """Those that say they are ours, without those of this moment: a launch may be under way."""

@@ -14,7 +14,7 @@ from llamaman.core.config import Config
 from llamaman.doctor.docker_daemon import CHECK, describe
 from llamaman.doctor.finding import Finding, ok, warn
 from llamaman.runtimes.docker.daemon import Json
-from llamaman.runtimes.docker.engine_facts import has_init, is_podman
+from llamaman.runtimes.docker.engine_facts import has_init, is_desktop, is_podman, is_rootless
 from llamaman.runtimes.docker.sayings import NO_PASSTHROUGH
 
 LIMITS: Final = "container-limits"
@@ -46,14 +46,9 @@ def kind_of(version: Json, info: Json) -> Kind:
     """Which of the daemons that behave differently this is."""
     if is_podman(version):
         return "podman"
-    if "docker desktop" in str(info.get("OperatingSystem", "")).lower():
+    if is_desktop(info):
         return "desktop"
     return "rootless" if is_rootless(info) else "docker"
-
-
-def is_rootless(info: Json) -> bool:
-    """Whether the daemon runs under an ordinary account of its machine."""
-    return any("rootless" in str(option) for option in info.get("SecurityOptions") or ())
 
 
 def check_kind(version: Json, info: Json, account: str) -> list[Finding]:

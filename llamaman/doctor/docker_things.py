@@ -200,5 +200,5 @@ def _label(container: Json, name: str) -> str | None:
 
 
 def _names(containers: Sequence[Json]) -> str:
-    names = [str((each.get("Names") or ["?"])[0]).lstrip("/")[:80] for each in containers]
+    names = [labels.name_of(each)[:80] for each in containers]
     return ", ".join(names[:_SHOWN]) + (", ..." if len(names) > _SHOWN else "")

@@ -13,6 +13,18 @@ def is_podman(version: Json) -> bool:
     return any("podman" in str(part.get("Name", "")).lower() for part in _components(version))
 
 
+def is_desktop(info: Json) -> bool:
+    """Whether it is Docker Desktop, whose containers are in a virtual machine."""
+    return (
+        "docker desktop" in str(info.get("OperatingSystem")).lower() or info.get("Name") == "docker-desktop"
+    )
+
+
+def is_rootless(info: Json) -> bool:
+    """Whether the daemon runs under an ordinary account of its machine."""
+    return any("rootless" in str(option) for option in info.get("SecurityOptions") or ())
+
+
 def has_init(version: Json, info: Json) -> bool:
     """Whether ``Init`` works. ``InitBinary`` is the configured name, which is there without its program, too."""
     if is_podman(version):

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from llamaman.records import LaunchPlan
 
@@ -46,6 +46,11 @@ class Marks:
 def container_name(prefix: str, instance_id: str) -> str:
     """The name by which people and the manager know the container of an instance."""
     return prefix + instance_id[:8]
+
+
+def name_of(summary: Mapping[str, Any]) -> str:
+    """A container's name as the daemon's list tells it."""
+    return str((summary.get("Names") or ["?"])[0]).lstrip("/")
 
 
 def network_labels(node: str, install: str) -> dict[str, str]:

@@ -20,13 +20,14 @@ from typing import Final, Literal
 from llamaman.errors import LaunchError
 from llamaman.records import Address
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError, Json
+from llamaman.runtimes.docker.engine_facts import is_desktop, is_rootless
 from llamaman.runtimes.docker.place import Place
 from llamaman.runtimes.docker.walls import PORT
 
 #: As its neighbour on the network (a manager in a container), from the host by its address, or by a port of the host.
 Reach = Literal["neighbour", "address", "port"]
 
-_LOOPBACK: Final = ("localhost", "127.0.0.1")
+_LOOPBACK: Final = "127.0.0.1"  # not "localhost", which may be ::1 first, where nothing is published
 _NOT_OURS: Final = frozenset({"bridge", "host", "none", "default"})
 #: Of an engine that cannot be reached: connecting is refused at once, and nobody is asked for a name.
 NOWHERE: Final = Address(host="127.0.0.1", port=0)
@@ -42,18 +43,16 @@ class Network:
         *,
         name: str,
         labels: Mapping[str, str],
-        host_addr: str,
-        reach: Reach | None = None,
+        host_addr: str | None,
     ) -> None:
         """
         :param name: LLAMA_NETWORK.
         :param labels: what marks the network as ours.
-        :param host_addr: LLAMA_HOST_ADDR, dialled for published ports.
-        :param reach: None: find out.
+        :param host_addr: as for :func:`find_reach`; dialled for published ports.
         """
         self._daemon, self._name, self._labels = daemon, name, dict(labels)
         self._host_addr = host_addr
-        self._given = reach
+        self._dialled = _LOOPBACK if host_addr in (None, "localhost") else host_addr
         self._lock = threading.Lock()
         self._reach: Reach | None = None
         self._id: str | None = None
@@ -92,7 +91,7 @@ class Network:
                 )
             notes: list[str] = []
             ours = self._daemon.inspect(place.own_id) if place.in_container and place.own_id else None
-            reach = self._given or find_reach(self._daemon, self._host_addr, place, info, ours)
+            reach = find_reach(self._daemon, self._host_addr, place, info, ours)
             network = self._one(here, internal=reach != "port")
             if reach == "port" and network["Internal"]:
                 network = self._again(network)
@@ -121,8 +120,7 @@ class Network:
         """
         published = 0 if self._reach == "neighbour" else published or _published(inspected)
         if published:
-            dialled = "127.0.0.1" if self._host_addr in _LOOPBACK else self._host_addr
-            return Address(host=dialled, port=published)
+            return Address(host=self._dialled, port=published)
         joined = _networks(inspected).get(self._name) or {}
         host = joined.get("IPAddress") or joined.get("GlobalIPv6Address")
         if not host:
@@ -190,17 +188,19 @@ class Network:
         return True
 
 
-def find_reach(daemon: Daemon, host_addr: str, place: Place, info: Json, ours: Json | None) -> Reach:
-    """How this manager reaches containers of this daemon."""
+def find_reach(daemon: Daemon, host_addr: str | None, place: Place, info: Json, ours: Json | None) -> Reach:
+    """How this manager reaches containers of this daemon.
+
+    :param host_addr: LLAMA_HOST_ADDR, None where it is not set.
+    :param ours: our own container.
+    """
     on_host_network = bool(ours) and ours is not None and ours["HostConfig"].get("NetworkMode") == "host"
     if place.in_container and not on_host_network:
         return "neighbour"
-    if host_addr not in _LOOPBACK:
+    if host_addr is not None:
         return "port"
     # Their containers are in a virtual machine or a network namespace that only forwards ports.
-    desktop = "Docker Desktop" in str(info.get("OperatingSystem")) or info.get("Name") == "docker-desktop"
-    rootless = any("rootless" in str(option) for option in info.get("SecurityOptions") or ())
-    if sys.platform != "linux" or not daemon.is_local or desktop or rootless:
+    if sys.platform != "linux" or not daemon.is_local or is_desktop(info) or is_rootless(info):
         return "port"
     return "address"
 

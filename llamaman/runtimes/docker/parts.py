@@ -18,7 +18,8 @@ class Parts:
 
     :ivar host: DOCKER_HOST, or None for this machine's socket.
     :ivar key: secret of this node that proofs are made with.
-    :ivar host_addr: LLAMA_HOST_ADDR where it was set: containers are reached by published ports there.
+    :ivar host_addr: LLAMA_HOST_ADDR where it was set: unless we are their neighbour, containers are reached by
+        ports published there.
     :ivar private: our own folders, of which no file is ever mounted.
     :ivar folders: (MODELS_DIR as we see it, as the Docker host sees it), where that was given.
     :ivar state_dir: a folder of ours for what is found out once per image.

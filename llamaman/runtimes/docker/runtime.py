@@ -220,7 +220,7 @@ class DockerRuntime:
         running: dict[str, Json] = {}
         foreign: list[str] = []
         for summary in self._daemon.containers(labels.label_filter(node, install)):
-            name, container_id = str((summary.get("Names") or ["?"])[0]).lstrip("/"), str(summary["Id"])
+            name, container_id = labels.name_of(summary), str(summary["Id"])
             marks = self._marks_of(summary["Labels"], summary["ImageID"])
             if marks is None:
                 foreign.append(name)

@@ -9,7 +9,6 @@ import ipaddress
 from dataclasses import dataclass
 from typing import Final, TypeGuard
 
-from llamaman.core.in_docker import detect_in_docker
 from llamaman.runtimes.docker import labels
 from llamaman.runtimes.docker.daemon import Daemon, Json
 from llamaman.runtimes.docker.engine_facts import has_init
@@ -38,13 +37,11 @@ class Surroundings:
     def __init__(self, daemon: Daemon, parts: Parts) -> None:
         self._daemon = daemon
         self._in_docker = parts.in_docker
-        contained = detect_in_docker() if parts.in_docker is None else parts.in_docker
         self.network = Network(
             daemon,
             name=parts.network,
             labels=labels.network_labels(parts.node, parts.install),
-            host_addr=parts.host_addr or "localhost",
-            reach="port" if parts.host_addr and not contained else None,
+            host_addr=parts.host_addr,
         )
         # What is published is for this manager alone, so it never leaves the machine.
         self.published_on = parts.host_addr if _is_loopback(parts.host_addr) else _LOOPBACK

@@ -32,7 +32,7 @@ def new(daemon: Daemon, scratch_names: Any) -> NewNetwork:
     """Makes the network of a manager; each has what one process has."""
 
     def make(**changes: Any) -> Network:
-        given = {"name": scratch_names.network, "labels": scratch_names.labels, "host_addr": "localhost"}
+        given = {"name": scratch_names.network, "labels": scratch_names.labels, "host_addr": None}
         return Network(changes.pop("daemon", daemon), **(given | changes))
 
     return make
@@ -224,12 +224,12 @@ def test_when_all_is_well_one_question_is_asked(
 @pytest.mark.parametrize(
     ("changes", "host_addr", "reach"),
     [
-        ({}, "localhost", "address"),
-        ({}, "127.0.0.1", "address"),
+        ({}, None, "address"),
+        ({}, "127.0.0.1", "port"),
         ({}, "host.docker.internal", "port"),
-        ({"OperatingSystem": "Docker Desktop"}, "localhost", "port"),
-        ({"SecurityOptions": ["name=seccomp", "name=rootless"]}, "localhost", "port"),
-        ({"SecurityOptions": None}, "localhost", "address"),
+        ({"OperatingSystem": "Docker Desktop"}, None, "port"),
+        ({"SecurityOptions": ["name=seccomp", "name=rootless"]}, None, "port"),
+        ({"SecurityOptions": None}, None, "address"),
     ],
 )
 def test_on_the_host_by_address_where_it_can_be_reached_else_by_port(
@@ -238,7 +238,7 @@ def test_on_the_host_by_address_where_it_can_be_reached_else_by_port(
     scratch_names: Any,
     info: dict[str, Any],
     changes: dict[str, Any],
-    host_addr: str,
+    host_addr: str | None,
     reach: Reach,
 ) -> None:
     network = new(host_addr=host_addr)
@@ -290,7 +290,7 @@ def test_a_published_port_answers_on_an_ordinary_network(
 ) -> None:
     new().prepare(ON_HOST, info)
     assert only(daemon, scratch_names)["Internal"] is True
-    network = new(reach="port")
+    network = new(host_addr="localhost")
     assert network.prepare(ON_HOST, info) == "port"
     assert only(daemon, scratch_names)["Internal"] is False, "our own empty one was made anew"
     bindings = {"8080/tcp": [{"HostIp": "127.0.0.1", "HostPort": "0"}]}
@@ -300,7 +300,7 @@ def test_a_published_port_answers_on_an_ordinary_network(
     assert address.host == "127.0.0.1"
     healthy(address)
     assert network.address({}, "a", 8123) == Address("127.0.0.1", 8123)
-    assert new(reach="port", host_addr="10.9.8.7").address({}, "a", 8123) == Address("10.9.8.7", 8123)
+    assert new(host_addr="10.9.8.7").address({}, "a", 8123) == Address("10.9.8.7", 8123)
 
 
 def test_ports_are_dead_on_a_closed_network_that_is_not_ours_or_in_use(
@@ -308,7 +308,7 @@ def test_ports_are_dead_on_a_closed_network_that_is_not_ours_or_in_use(
 ) -> None:
     daemon.create_network(scratch_names.network, internal=True, labels={})
     with pytest.raises(LaunchError, match="LLAMA_NETWORK"):
-        new(reach="port").prepare(ON_HOST, info)
+        new(host_addr="localhost").prepare(ON_HOST, info)
 
 
 # --- a manager in a container --------------------------------------------------------------------------
