@@ -27,6 +27,8 @@ _STEPS: Final[Mapping[str, Step]] = {
     "Pull complete": "complete",
     "Already exists": "exists",
 }
+#: An image has some ten, and no engine takes more than 127; a hostile manifest may name as many as it likes.
+_MOST_LAYERS: Final = 1_000
 _ENDS: Final = ("Status: ", "Digest: ")
 
 
@@ -76,6 +78,8 @@ def after(progress: Progress, event: Mapping[str, Any]) -> Progress:
     step = _STEPS.get("Retrying" if status.startswith("Retrying in") else status)
     name = event.get("id")
     if step is None or not isinstance(name, str):
+        return progress
+    if len(progress.layers) >= _MOST_LAYERS and name not in progress.layers:
         return progress
     layers = {**progress.layers, name: _layer(progress.layers.get(name), step, event.get("progressDetail"))}
     phase = _phase(layers)

@@ -110,3 +110,11 @@ def test_a_pull_that_breaks_off_is_told_from_one_that_is_through() -> None:
     assert not after(progress, layer("a", "Extracting", 60, 100)).is_whole
     assert after(progress, layer("a", "Pull complete")).is_whole
     assert after(Progress(), {"status": "Status: Image is up to date for x:y"}).is_whole
+
+
+def test_a_manifest_of_endless_layers_costs_no_more_than_a_long_one() -> None:
+    progress = Progress()
+    for number in range(5_000):
+        progress = after(progress, {"status": "Pulling fs layer", "id": f"{number:012x}"})
+    assert len(progress.layers) == 1_000
+    assert after(progress, {"status": "Status: Downloaded newer image for x"}).is_whole
