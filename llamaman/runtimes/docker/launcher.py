@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from llamaman.errors import LaunchError
 from llamaman.records import Address, LaunchPlan, LaunchRequest
-from llamaman.runtimes.docker import container
+from llamaman.runtimes.docker import container, labels
 from llamaman.runtimes.docker.account import account_for
 from llamaman.runtimes.docker.container import Container
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError, DaemonGone, Json
@@ -123,5 +123,10 @@ class Launcher:
                     "rename it, or set LLAMA_CONTAINER_PREFIX to something else"
                 ) from error
             if taken is not None:
+                if taken["Config"]["Labels"][labels.INSTANCE] != made.body["Labels"][labels.INSTANCE]:
+                    raise LaunchError(
+                        f"the container {name} is that of another instance, whose id begins alike; launch again, "
+                        "and the instance gets another id"
+                    ) from error
                 self.discard(taken["Id"])
             return self.daemon.create(name, made.body)

@@ -266,6 +266,15 @@ def test_a_container_left_by_a_killed_manager_does_not_block_its_name(lab: Lab, 
     runtime.stop(handle, 5)
 
 
+def test_the_engine_of_an_instance_that_would_be_named_alike_is_left_running(lab: Lab) -> None:
+    runtime = lab.runtime()
+    handle = runtime.start(lab.plan(runtime))
+    with pytest.raises(LaunchError, match="of another instance"):
+        runtime.start(lab.plan(runtime, PROBE[:8] + "f" * 8))
+    assert runtime.inspect(handle) is None
+    runtime.stop(handle, 5)
+
+
 def test_without_a_daemon_everything_says_so_and_to_managers_where_it_was_looked_for(
     lab: Lab, tmp_path: Path
 ) -> None:
