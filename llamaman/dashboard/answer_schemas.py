@@ -111,7 +111,7 @@ INSTANCE: Final = record(
         crash_count=COUNT,
     ),
     queue=record(active=COUNT, queued=COUNT, max_concurrent=maybe(COUNT), max_queue_depth=maybe(COUNT)),
-    exit=maybe(record(code=maybe(WHOLE), signal=maybe(WHOLE), at=TIME, oom=maybe(FLAG))),
+    exit=maybe(record(code=maybe(WHOLE), signal=maybe(WHOLE), at=TIME, oom=maybe(FLAG), cause=maybe(TEXT))),
 )
 
 MODEL: Final = record(
