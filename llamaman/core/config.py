@@ -258,7 +258,7 @@ class Config:
         "HOST_LOGS_DIR",
         v.FOLDER,
         lambda known: known["logs_dir"],
-        "LOGS_DIR as the Docker host sees it.",
+        "LOGS_DIR as the Docker host sees it. Accepted and not needed: containers see no folder of logs.",
         section=_DOCKER,
         shown="LOGS_DIR",
     )
