@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass, field
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from llamaman.errors import LaunchError, RuntimeLost
 from llamaman.records import Address, Engine, Exit, Handle, LaunchPlan, ResourceUse
 
-from .fake_runtime import FakeRuntime
+from .fake_runtime import FakeRuntime, World
 
 IMAGE = "example.org/llama:server"
 AWAY = "the Docker daemon cannot be reached: is it running?"
@@ -155,3 +156,20 @@ def from_thread(call: Callable[..., Any], *args: Any) -> None:
     thread = threading.Thread(target=call, args=args)
     thread.start()
     thread.join()
+
+
+Story = Callable[[World, FakeDocker], Coroutine[Any, Any, None]]
+
+
+def play(world: World, story: Story) -> None:
+    """Run a story with one manager; at its end everything must have come to rest."""
+    docker = world.runtime
+    assert isinstance(docker, FakeDocker)
+
+    async def main() -> None:
+        async with world.manager():
+            await story(world, docker)
+            await world.rest()
+        assert not world.loop_errors
+
+    asyncio.run(asyncio.wait_for(main(), 30))

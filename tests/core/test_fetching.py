@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -15,26 +14,16 @@ from llamaman.errors import LaunchError, LlamaManError, ModelUnavailable, Runtim
 from llamaman.gateway.pool import Grant
 from llamaman.records import InstanceView, State
 
-from .fake_docker import AWAY, FakeDocker, Fetch
+from .fake_docker import AWAY, FakeDocker, Fetch, Story, play
 from .fake_runtime import World, outcome
 
-Story = Callable[[World, FakeDocker], Coroutine[Any, Any, None]]
 NOT_FOUND = LaunchError("Docker image not found: example.org/llama:server")
 
 
-def play(folder: Path, story: Story) -> None:
-    """Run a story in which the image is missing; at its end everything must have come to rest."""
+def play_without_image(folder: Path, story: Story) -> None:
     docker = FakeDocker()
     docker.missing = True
-    world = World(folder, runtime=docker)
-
-    async def main() -> None:
-        async with world.manager():
-            await story(world, docker)
-            await world.rest()
-        assert not world.loop_errors
-
-    asyncio.run(asyncio.wait_for(main(), 30))
+    play(World(folder, runtime=docker), story)
 
 
 async def fetching_one(world: World, docker: FakeDocker) -> tuple[InstanceView, Fetch]:
@@ -66,7 +55,7 @@ def test_a_missing_image_is_fetched_while_the_instance_prepares_and_says_how_far
         assert ready.view().engine_digest == "sha256:abc"  # of the image that is here now
         assert (ready.fetching, ready.internal_port) == (None, None)
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_progress_is_told_at_most_once_a_second_but_shown_at_once(tmp_path: Path) -> None:
@@ -79,7 +68,7 @@ def test_progress_is_told_at_most_once_a_second_but_shown_at_once(tmp_path: Path
         docker.arrived()
         await world.reach(launched.id, State.READY)
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_progress_is_an_event_again_when_some_time_has_passed(
@@ -96,7 +85,7 @@ def test_progress_is_an_event_again_when_some_time_has_passed(
         docker.arrived()
         await world.reach(launched.id, State.READY)
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_the_time_to_fetch_is_no_time_to_load(tmp_path: Path) -> None:
@@ -108,7 +97,7 @@ def test_the_time_to_fetch_is_no_time_to_load(tmp_path: Path) -> None:
         await world.reach(launched.id, State.READY)
         assert (world.get(launched.id).load_seconds or 9) < world.load_timeout_s
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_a_fetch_that_fails_fails_the_instance_and_the_next_request_gets_the_reason_without_another_fetch(
@@ -126,7 +115,7 @@ def test_a_fetch_that_fails_fails_the_instance_and_the_next_request_gets_the_rea
             assert 20 <= (refused.retry_after or 0) <= 30
         assert len(docker.fetches) == 1
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_after_its_time_a_request_tries_a_failed_fetch_again(tmp_path: Path) -> None:
@@ -145,7 +134,7 @@ def test_after_its_time_a_request_tries_a_failed_fetch_again(tmp_path: Path) -> 
         docker.arrived()
         await world.reach(launched.id, State.READY)
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_an_administrator_may_try_a_failed_fetch_again_at_once(tmp_path: Path) -> None:
@@ -158,7 +147,7 @@ def test_an_administrator_may_try_a_failed_fetch_again_at_once(tmp_path: Path) -
         docker.arrived()
         await world.reach(launched.id, State.READY)
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_a_failed_fetch_is_no_death_of_the_model(tmp_path: Path) -> None:
@@ -169,7 +158,7 @@ def test_a_failed_fetch_is_no_death_of_the_model(tmp_path: Path) -> None:
         deaths = world.instances._breaker.death(failed.config_hash, "the first one", 0.0)
         assert deaths == 5.0  # the pause after the first death
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 @pytest.mark.parametrize("force", [False, True])
@@ -186,7 +175,7 @@ def test_a_stop_during_a_fetch_works_at_once_and_so_does_the_removal_after_it(
         fetch.progress("pulling image, 99 %")  # for others
         assert docker.started == 0
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_a_stop_before_the_first_word_of_a_fetch_does_not_wait_for_it_either(tmp_path: Path) -> None:
@@ -198,7 +187,7 @@ def test_a_stop_before_the_first_word_of_a_fetch_does_not_wait_for_it_either(tmp
         await world.until(lambda: bool(docker.fetches), "the fetch to begin")
         await world.until(docker.fetches[0].future.cancelled, "our part of it to be given up")
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_a_manager_that_ends_while_a_fetch_begins_lets_go_of_it(tmp_path: Path) -> None:
@@ -230,7 +219,7 @@ def test_a_daemon_that_goes_during_a_fetch_is_no_failed_fetch(tmp_path: Path) ->
         docker.arrived()
         await world.reach(launched.id, State.READY)
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_a_start_after_a_stop_during_a_fetch_is_not_disturbed_by_it(tmp_path: Path) -> None:
@@ -244,7 +233,7 @@ def test_a_start_after_a_stop_during_a_fetch_is_not_disturbed_by_it(tmp_path: Pa
         await world.reach(launched.id, State.READY)
         assert docker.started == 1
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_the_end_of_the_manager_does_not_wait_for_a_fetch(tmp_path: Path) -> None:
@@ -269,7 +258,7 @@ def test_a_fetch_that_somebody_else_gave_up_fails_the_start_and_hangs_nobody(tmp
         failed = await world.reach(launched.id, State.FAILED)
         assert "given up" in failed.reason
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 # --- requests meanwhile ---------------------------------------------------------------------------------
@@ -294,7 +283,7 @@ def test_a_request_during_a_fetch_is_told_at_once_how_far_it_is(tmp_path: Path, 
         await world.reach(launched.id, State.READY)
         (await world.grant(only=only)).release()
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_those_whose_request_began_the_fetch_are_told_too(tmp_path: Path) -> None:
@@ -307,7 +296,7 @@ def test_those_whose_request_began_the_fetch_are_told_too(tmp_path: Path) -> Non
         (view,) = world.instances.views()
         await world.reach(view.id, State.READY)  # the fetch went on without them
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_a_request_is_served_by_another_instance_of_the_model_that_is_ready(tmp_path: Path) -> None:
@@ -331,7 +320,7 @@ def test_a_request_is_served_by_another_instance_of_the_model_that_is_ready(tmp_
         docker.arrived()
         await world.reach(fetching.id, State.READY)
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)
 
 
 def test_a_fetching_instance_counts_as_running_and_is_no_victim(tmp_path: Path) -> None:
@@ -344,4 +333,4 @@ def test_a_fetching_instance_counts_as_running_and_is_no_victim(tmp_path: Path) 
         docker.arrived()
         await world.reach(launched.id, State.READY)
 
-    play(tmp_path, story)
+    play_without_image(tmp_path, story)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,8 @@ from llamaman.errors import ModelUnavailable, RuntimeLost
 from llamaman.gateway.pool import Grant
 from llamaman.records import Exit, State
 
-from .fake_docker import AWAY, FakeDocker
+from .fake_docker import AWAY, FakeDocker, play
 from .fake_runtime import PUBLIC, World, outcome
-
-Story = Callable[[World, FakeDocker], Coroutine[Any, Any, None]]
 
 
 @pytest.fixture
@@ -28,20 +26,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(supervisor, "FIRST_BACKOFF_S", 0.02)
     monkeypatch.setattr(errands, "WEDGE_PAUSE_S", 0.02)
     return World(tmp_path, runtime=FakeDocker())
-
-
-def play(world: World, story: Story) -> None:
-    """Run a story with one manager; at its end everything must have come to rest."""
-    docker = world.runtime
-    assert isinstance(docker, FakeDocker)
-
-    async def main() -> None:
-        async with world.manager():
-            await story(world, docker)
-            await world.rest()
-        assert not world.loop_errors
-
-    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 def later(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,10 +15,8 @@ from llamaman.core.reconcile import Finding, Known, judge
 from llamaman.errors import LaunchError, RuntimeLost
 from llamaman.records import Address, Exit, Handle, State
 
-from .fake_docker import FakeDocker
+from .fake_docker import FakeDocker, play
 from .fake_runtime import World
-
-Story = Callable[[World, FakeDocker], Coroutine[Any, Any, None]]
 
 ENGINE = Handle("one", 3, 100, None, Address("10.0.0.1", 8080), "c100")
 READY = Known("docker", 3, State.READY, "running", ENGINE, busy=False)
@@ -118,19 +115,6 @@ def test_engines_that_another_runtime_has_are_none_of_this_ones() -> None:
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(reconcile, "LOOK_AGAIN_S", 0.02)
     return World(tmp_path, runtime=FakeDocker())
-
-
-def play(world: World, story: Story) -> None:
-    docker = world.runtime
-    assert isinstance(docker, FakeDocker)
-
-    async def main() -> None:
-        async with world.manager():
-            await story(world, docker)
-            await world.rest()
-        assert not world.loop_errors
-
-    asyncio.run(asyncio.wait_for(main(), 30))
 
 
 async def round_(world: World) -> None:
