@@ -62,7 +62,7 @@ class Launcher:
             if error.status != 404 or "network" not in error.text:
                 raise
             self.surroundings.forget()  # somebody removed the network since it was looked at
-            made, published = self._prepare(plan, image)
+            self.surroundings.join()
             container_id = self._create(name, made)
         try:
             self.daemon.start(container_id)

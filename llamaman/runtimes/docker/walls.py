@@ -25,6 +25,8 @@ HOST_WALLS: Final[Mapping[str, Any]] = {
     "PidsLimit": 2048,
     "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
     "OomScoreAdj": 500,
+    # An engine looks up no names. Docker's own resolver would ask the host's for it, out of an internal network.
+    "Dns": ["127.0.0.1"],
     "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
     "RestartPolicy": {"Name": "no"},
 }

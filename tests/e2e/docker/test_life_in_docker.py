@@ -59,6 +59,7 @@ def test_a_container_has_the_walls_that_were_promised(manager: DockerManager) ->
     assert host["Memory"] == host["MemorySwap"] == 600 << 20
     assert host["NanoCpus"] == 1_000_000_000
     assert host["OomScoreAdj"] == 500
+    assert host["Dns"] == ["127.0.0.1"]
     assert host["Ulimits"] == [{"Name": "core", "Hard": 0, "Soft": 0}]
     assert host["RestartPolicy"]["Name"] in ("", "no")
     assert host["LogConfig"]["Config"] == {"max-size": "10m", "max-file": "3"}

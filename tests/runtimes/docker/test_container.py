@@ -92,6 +92,7 @@ def test_the_whole_body_of_a_container() -> None:
             "NanoCpus": 2_500_000_000,
             "Ulimits": [{"Name": "core", "Soft": 0, "Hard": 0}],
             "OomScoreAdj": 500,
+            "Dns": ["127.0.0.1"],
             "Init": True,
             "LogConfig": {"Type": "json-file", "Config": {"max-size": "10m", "max-file": "3"}},
             "RestartPolicy": {"Name": "no"},
