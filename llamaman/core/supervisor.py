@@ -12,6 +12,7 @@ Reading order: ``_on`` (one branch per message), then the transitions below it.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from collections.abc import Callable, Coroutine
@@ -285,7 +286,8 @@ class Supervisor:
         loop = asyncio.get_running_loop()
 
         def exited(exit_: Exit) -> None:
-            loop.call_soon_threadsafe(self.post, m.Exited(generation, exit_))
+            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody wants to know any more
+                loop.call_soon_threadsafe(self.post, m.Exited(generation, exit_))
 
         watch = self._s.runtime(instance.runtime).watch
         self._unwatch = await self._s.inspect(watch, handle, exited)
