@@ -1,6 +1,6 @@
 """Whether this process runs inside a container. Read by the kernel when LLAMAMAN_IN_DOCKER is not set.
 
-The answer decides how spawned containers are reached: by name on the Docker network, or by a published port.
+The answer decides how spawned containers are reached: as a neighbour on their network, or from its host.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The manager in a container, its engines beside it: they meet by name, and outlive the manager's container.
+"""The manager in a container, its engines beside it: they meet on a network of theirs, and outlive the manager's container.
 
 It asks Docker through a relay that writes down every call, and the guide's list of calls is held against that.
 """
@@ -81,7 +81,7 @@ def the_engine(manager: ManagerContainer) -> Container:
     return container
 
 
-def test_a_model_is_launched_beside_it_and_answers_by_name(manager: ManagerContainer) -> None:
+def test_a_model_is_launched_beside_it_and_answers_on_the_network_that_both_are_on(manager: ManagerContainer) -> None:
     launched = manager.launch("tiny")
     answer = manager.chat("tiny")
     assert answer.status == 200, answer.text
