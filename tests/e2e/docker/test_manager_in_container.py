@@ -1,4 +1,4 @@
-"""The manager in a container, its engines beside it: they meet on a network of theirs, and outlive the manager's container.
+"""The manager in a container, its engines beside it: they share a network, and outlive the manager's container.
 
 It asks Docker through a relay that writes down every call, and the guide's list of calls is held against that.
 """
