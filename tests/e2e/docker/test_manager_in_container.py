@@ -81,7 +81,9 @@ def the_engine(manager: ManagerContainer) -> Container:
     return container
 
 
-def test_a_model_is_launched_beside_it_and_answers_on_the_network_that_both_are_on(manager: ManagerContainer) -> None:
+def test_a_model_is_launched_beside_it_and_answers_on_the_network_that_both_are_on(
+    manager: ManagerContainer,
+) -> None:
     launched = manager.launch("tiny")
     answer = manager.chat("tiny")
     assert answer.status == 200, answer.text
