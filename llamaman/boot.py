@@ -167,6 +167,7 @@ def _docker(
             state_dir=config.data_dir / "runtime",
             image=image,
             images_allowed=lambda: settings.get("images.allowed"),
+            seccomp_profiles=lambda: settings.get("containers.seccomp_profiles"),
             ask_plugins=hooks.container_spec,
         )
     )

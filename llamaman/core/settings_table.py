@@ -62,6 +62,14 @@ CORE_SETTINGS: tuple[Setting, ...] = (
         form="a repository with a tag, in which * and ? are wildcards, or with a digest, such as "
         "ghcr.io/ggml-org/llama.cpp:server-*",
     ),
+    Setting(
+        "containers.seccomp_profiles",
+        "list",
+        (),
+        "System call filters that a plugin may ask for instead of Docker's own; some AMD set-ups need `unconfined`.",
+        pattern=r"unconfined|builtin",
+        form="unconfined or builtin",
+    ),
     Setting("auto_retry_failed_downloads", "bool", False, "Try failed downloads again."),
     Setting(
         "retry_count_per_failed_download",

@@ -106,7 +106,8 @@ class Launcher:
             patch=self.parts.ask_plugins(request, spec),
             known_flags=known,
         )
-        made = container.checked(plan, self.parts.prefix, facts)
+        profiles = self.parts.seccomp_profiles()
+        made = container.checked(plan, self.parts.prefix, facts, seccomp_profiles=profiles)
         return made, plan.port if reach == "port" else 0
 
     def _create(self, name: str, made: Container) -> str:

@@ -22,6 +22,7 @@ class Parts:
         ports published there.
     :ivar private: our own folders, of which no file is ever mounted.
     :ivar folders: (MODELS_DIR as we see it, as the Docker host sees it), where that was given.
+    :ivar seccomp_profiles: those that an administrator allows plugins to ask for.
     :ivar state_dir: a folder of ours for what is found out once per image.
     """
 
@@ -40,4 +41,5 @@ class Parts:
     state_dir: Path
     image: str
     images_allowed: Callable[[], Sequence[str]]
+    seccomp_profiles: Callable[[], Sequence[str]]
     ask_plugins: AskPlugins

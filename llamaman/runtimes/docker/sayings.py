@@ -136,7 +136,7 @@ _ERRORS: Final[tuple[tuple[str, str], ...]] = (
     ),
     # the container itself
     (
-        r"docker-init|/sbin/init.{0,80}no such file|tini.{0,80}not found",
+        r"(?:docker-init|/sbin/init|tini).{0,80}(?:not found|no such file)",
         "Docker's small init program (docker-init) is missing on the Docker host: install the engine's package anew",
     ),
     (

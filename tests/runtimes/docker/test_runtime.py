@@ -34,6 +34,7 @@ class Lab:
         self.folder, self.host, self.image, self.names, self.model = folder, host, image, names, model
         self.made: list[DockerRuntime] = []
         self.patch = SpecPatch()
+        self.seccomp: list[str] = []
 
     def runtime(self, **changes: Any) -> DockerRuntime:
         def ask(_request: LaunchRequest, _spec: ContainerSpec) -> SpecPatch:
@@ -55,6 +56,7 @@ class Lab:
             "state_dir": self.folder / "state",
             "image": self.image,
             "images_allowed": list,
+            "seccomp_profiles": lambda: self.seccomp,
             "ask_plugins": ask,
         }
         runtime = DockerRuntime(Parts(**{**fields, **changes}))
@@ -184,6 +186,20 @@ def test_a_plugin_that_asks_for_what_is_forbidden_ends_the_launch_and_no_contain
     with pytest.raises(LaunchError, match=named):
         runtime.start(lab.plan(runtime, options={"n_gpu_layers": -1}))
     assert lab.all(daemon) == []
+
+
+def test_a_filter_of_system_calls_is_what_an_administrator_allowed_or_docker_s_own(
+    lab: Lab, daemon: Daemon
+) -> None:
+    runtime = lab.runtime()
+    lab.patch = SpecPatch(host_config={"SecurityOpt": ["no-new-privileges", "seccomp=unconfined"]})
+    with pytest.raises(LaunchError, match="SecurityOpt"):
+        runtime.start(lab.plan(runtime))
+    lab.seccomp = ["unconfined"]
+    handle = runtime.start(lab.plan(runtime))
+    (made,) = lab.all(daemon)
+    assert made["HostConfig"]["SecurityOpt"] == ["no-new-privileges", "seccomp=unconfined"]
+    runtime.stop(handle, 2)
 
 
 def test_the_next_manager_finds_what_runs_and_removes_what_never_ran(lab: Lab, daemon: Daemon) -> None:
