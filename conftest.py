@@ -6,7 +6,7 @@ Fixtures live in `llamaman.testing`, where plugin authors find them too.
 from __future__ import annotations
 
 import os
-from collections.abc import Generator
+from collections.abc import Generator, Iterator
 
 import pytest
 
@@ -36,6 +36,14 @@ def pytest_make_collect_report(
         report.outcome = "failed"
         report.longrepr = f"in CI no module may skip itself: {_reason(report)}"
     return report
+
+
+@pytest.fixture(autouse=True)
+def _umask() -> Iterator[None]:
+    """Begin with the usual one: a manager that a test boots in this process sets a stricter one, for itself."""
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 def _reason(report: pytest.TestReport | pytest.CollectReport) -> str:

@@ -26,6 +26,7 @@ from llamaman import demo_server
 from llamaman.demo_model import FILE as DEMO_FILE
 from llamaman.demo_model import DemoModel, NoModel, find_or_get
 from llamaman.demo_server import DemoFailed
+from llamaman.gateway.admin_socket import too_long
 from llamaman.runtimes.engines import find_binary
 from llamaman.runtimes.openmp import engine_environment
 
@@ -33,7 +34,6 @@ QUESTION = "What is a llama?"
 MANNER = "Answer in one or two short sentences."
 MAX_TOKENS = 120
 ANSWER_TIMEOUT_S = 120.0
-SOCKET_PATH_LIMIT = 80  # a Unix socket's whole path may have 107 bytes
 #: Settings of another installation that would take the demo away from its own folder.
 FOREIGN = ("LLAMAMAN_URL", "LLAMAMAN_API_KEY", "DATABASE_URL", "LLAMAMAN_STORAGE", "CLUSTER_ENABLED")
 
@@ -157,7 +157,7 @@ def prepare(folder: Path) -> Place:
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     # Its own runtime folder even where XDG_RUNTIME_DIR is set: another LlamaMan may listen there.
     runtime = folder / "run"
-    if len(str(runtime)) > SOCKET_PATH_LIMIT:
+    if too_long(runtime / "llamaman"):  # as LlamaMan names its folder there
         runtime = Path(tempfile.mkdtemp(prefix="llamaman-demo-"))
     environment["XDG_RUNTIME_DIR"] = str(runtime)
     for path in (runtime, Path(environment["DATA_DIR"]), Path(environment["LOGS_DIR"])):

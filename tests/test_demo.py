@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -15,6 +16,7 @@ import pytest
 
 from llamaman import demo_model, demo_server
 from llamaman.demo import free_port, prepare
+from llamaman.gateway.admin_socket import prepare_runtime_dir
 from llamaman.testing import write_tiny_model
 
 DEADLINE_S = 120.0
@@ -272,3 +274,12 @@ def test_the_log_is_quoted_even_when_there_is_none(tmp_path: Path) -> None:
     assert demo_server.tail(tmp_path / "missing") == "    (nothing)"
     (tmp_path / "log").write_text("one\ntwo\nthree\n", encoding="utf-8")
     assert demo_server.tail(tmp_path / "log", lines=2) == "    two\n    three"
+
+
+@pytest.mark.parametrize("length", range(60, 100, 3))
+def test_the_admin_socket_finds_room_however_deep_the_demo_lies(tmp_path: Path, length: int) -> None:
+    folder = tmp_path / ("x" * max(1, length - len(str(tmp_path))))
+    runtime = Path(prepare(folder).environment["XDG_RUNTIME_DIR"])
+    assert prepare_runtime_dir(runtime / "llamaman") == runtime / "llamaman"
+    if not runtime.is_relative_to(tmp_path):
+        shutil.rmtree(runtime)

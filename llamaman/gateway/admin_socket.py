@@ -59,7 +59,7 @@ def prepare_runtime_dir(runtime_dir: Path) -> Path:
     for folder in candidates(runtime_dir):
         try:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-            problem = why_unsafe(folder) or _too_long(folder)
+            problem = why_unsafe(folder) or too_long(folder)
             if problem is None:
                 folder.chmod(0o700)
                 return folder
@@ -73,7 +73,7 @@ def prepare_runtime_dir(runtime_dir: Path) -> Path:
     )
 
 
-def _too_long(folder: Path) -> str | None:
+def too_long(folder: Path) -> str | None:
     """A unix socket's address holds few bytes; even a hashed name needs its place in it."""
     if len(os.fsencode(folder / f"{'0' * 16}.sock")) > _PATH_LIMIT:
         return f"too long a path for a socket (more than {_PATH_LIMIT} bytes with its name)"
