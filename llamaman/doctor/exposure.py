@@ -14,7 +14,7 @@ from llamaman.core.config import Config
 from llamaman.core.docker_choice import SOCKET
 from llamaman.core.in_docker import detect_in_docker
 from llamaman.doctor.finding import Finding, fail, ok, skip, warn
-from llamaman.runtimes import sandbox
+from llamaman.runtimes import limits, sandbox
 from llamaman.runtimes.engines import find_binary
 from llamaman.runtimes.isolation import missing_isolation
 
@@ -161,7 +161,7 @@ def check_isolation(config: Config, *, contained: bool = False) -> list[Finding]
 
 
 def _notes(config: Config, why_not: str | None) -> tuple[str, ...]:
-    return missing_isolation(config.llama_server_user, why_not)
+    return missing_isolation(config.llama_server_user, why_not, limits.enforceable())
 
 
 def _isolation_cure(note: str) -> str:
@@ -175,6 +175,8 @@ def _isolation_cure(note: str) -> str:
         )
     if "no Landlock" in note:
         return "use a kernel with Landlock (5.13 or newer), and models from sources you trust until then"
+    if "memory ceiling" in note:
+        return "give LlamaMan control groups (root, or a delegated slice of systemd), or run engines with Docker"
     return "use models from sources you trust"
 
 

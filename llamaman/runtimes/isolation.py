@@ -7,13 +7,15 @@ program, so what is missing is said and never assumed.
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 
 
-def missing_isolation(user: str | None, no_sandbox: str | None) -> tuple[str, ...]:
+def missing_isolation(user: str | None, no_sandbox: str | None, limited: Collection[str]) -> tuple[str, ...]:
     """Sentences about what is missing for processes started here.
 
     :param user: the configured LLAMA_SERVER_USER.
     :param no_sandbox: why there is no sandbox, or None.
+    :param limited: which of ``memory`` and ``cpus`` can be limited here.
     """
     notes = []
     if no_sandbox is not None:
@@ -24,6 +26,10 @@ def missing_isolation(user: str | None, no_sandbox: str | None) -> tuple[str, ..
             notes.append("LLAMA_SERVER_USER is ignored, since only root can change the user")
     elif user is None:
         notes.append("engines run as root; set LLAMA_SERVER_USER to an account made for them")
+    if "memory" not in limited:
+        notes.append(
+            "no memory ceiling, an engine may take all of this machine's memory: no control group can be made"
+        )
     if not os.path.exists(f"/proc/{os.getpid()}/oom_score_adj"):
         notes.append("the kernel cannot be told to sacrifice engines first when memory runs out")
     return tuple(notes)

@@ -102,7 +102,7 @@ class ProcessRuntime:
     def isolation(self) -> tuple[str, ...]:
         """What separates engines from this machine less than a container would, in words for the card."""
         program = find_binary(self._binary) or Path(sys.executable)
-        return missing_isolation(self._user_name, sandbox.why_not(program))
+        return missing_isolation(self._user_name, sandbox.why_not(program), self.limits_enforced())
 
     def limits_enforced(self) -> frozenset[str]:
         """Which of ``memory`` and ``cpus`` a plan can really limit here."""

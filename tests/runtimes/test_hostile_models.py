@@ -37,6 +37,7 @@ def test_what_it_takes_is_seen_while_it_is_loaded(real_lab: Lab, engine: Engine,
     real_lab.runtime.stop(handle, 0)
 
 
+@pytest.mark.real("control groups")
 @pytest.mark.skipif("memory" not in limits.enforceable(), reason="no memory control group can be made here")
 def test_the_kernel_ends_it_at_its_limit_and_that_is_known(real_lab: Lab, engine: Engine, bomb: Path) -> None:
     neighbour = real_lab.launch(engine)

@@ -51,10 +51,14 @@ def test_groups_are_removed_with_their_engine(lab: Lab) -> None:
     assert not any(folder.exists() for folder in made)
 
 
-def test_what_can_be_limited_here_is_said(lab: Lab) -> None:
+def test_what_can_be_limited_here_is_said(lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
     assert lab.runtime.limits_enforced() <= {"memory", "cpus"}
+    for enforceable, missing in ((frozenset({"cpus"}), True), (frozenset({"memory"}), False)):
+        monkeypatch.setattr(limits, "enforceable", lambda enforceable=enforceable: enforceable)
+        assert any("no memory ceiling" in note for note in lab.runtime.isolation()) is missing
 
 
+@pytest.mark.real("control groups")
 @needs_memory
 @pytest.mark.parametrize("asked", [None, 1 << 50])
 def test_an_engine_without_a_limit_or_with_too_high_a_one_leaves_the_machine_enough(
