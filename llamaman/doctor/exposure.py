@@ -176,7 +176,9 @@ def _isolation_cure(note: str) -> str:
     if "no Landlock" in note:
         return "use a kernel with Landlock (5.13 or newer), and models from sources you trust until then"
     if "memory ceiling" in note:
-        return "give LlamaMan control groups (root, or a delegated slice of systemd), or run engines with Docker"
+        return (
+            "give LlamaMan control groups (root, or a delegated slice of systemd), or run engines with Docker"
+        )
     return "use models from sources you trust"
 
 
