@@ -321,17 +321,19 @@ class Instances:
                 starting=instance_id,
             )
             self._workers.refuse_if_closing()
-            supervisor = self._roster.supervisor(
-                self._roster.require(instance_id)
-            )  # unless it was removed meanwhile
-            if instance.stops != stops:
-                raise Conflict("the instance was stopped meanwhile; restart it again if it shall run")
-            before, instance.overrides = instance.overrides, overrides
+            supervisor = self._unless_gone(instance, stops)
             if instance.state in STILL and not instance.handle:
+                await self._ports.reserve(instance)  # before anything changes: there may be no port left
+                try:
+                    supervisor = self._unless_gone(instance, stops)
+                except LlamaManError:
+                    await self._ports.release(instance)
+                    raise
+                instance.overrides = overrides
                 instance.options = resolved.options
-                await self._ports.reserve(instance)
                 await supervisor.tell(want)
                 return instance.view()
+            before, instance.overrides = instance.overrides, overrides
             # "sleeping" keeps the port, and requests that come meanwhile wait for the new process. The want
             # lies right behind the stop, so that a later stop by somebody else wins.
             ended = self._end(instance, m.Stop("sleeping", actor, "restarting", USER_DRAIN_S))
@@ -343,6 +345,13 @@ class Instances:
             self._raise_if_lost(instance)
             raise LaunchError(f"the instance was not restarted: {instance.reason}")
         return instance.view()
+
+    def _unless_gone(self, instance: Instance, stops: int) -> Supervisor:
+        """Who looks after it, unless it was removed or stopped (``stops``: how often it had been) meanwhile."""
+        supervisor = self._roster.supervisor(self._roster.require(instance.id))
+        if instance.stops != stops:
+            raise Conflict("the instance was stopped meanwhile; restart it again if it shall run")
+        return supervisor
 
     async def _remove(self, instance_id: str, actor: str) -> None:
         instance = self._roster.require(instance_id)

@@ -17,7 +17,7 @@ from llamaman.errors import Conflict, LaunchError, LlamaManError, NotFound
 from llamaman.gateway.pool import Grant
 from llamaman.records import Exit, State
 
-from .fake_runtime import World, outcome
+from .fake_runtime import PUBLIC, World, outcome
 
 Story = Callable[[World], Coroutine[Any, Any, None]]
 
@@ -209,6 +209,20 @@ def test_a_restart_right_after_a_stop_finds_its_port(world: World) -> None:
             await world.reach(instance.id, State.READY)
             await world.stop(instance.id)
             await world.remove(instance.id)
+
+    play(world, story)
+
+
+def test_a_restart_for_which_there_is_no_port_changes_nothing(world: World) -> None:
+    async def story(world: World) -> None:
+        instance = await world.running(ctx_size=512)
+        await world.stop(instance.id)
+        world.machine.taken = set(PUBLIC)
+        with pytest.raises(Conflict):
+            await world.restart(instance.id, ctx_size=1024)
+        assert instance.overrides == {"ctx_size": 512}
+        assert instance.options["ctx_size"] == 512
+        world.machine.taken.clear()
 
     play(world, story)
 
