@@ -248,7 +248,7 @@ def test_what_ran_sleeps_if_a_request_may_wake_it_else_it_is_stopped(
     assert world.runtime.started == 0
 
 
-@pytest.mark.parametrize("state", STILL)
+@pytest.mark.parametrize("state", sorted(STILL))
 @pytest.mark.parametrize("managed", [True, False])
 def test_what_did_not_run_stays_as_it_was(world: World, state: State, managed: bool) -> None:
     world.put_record("one", state=state, managed=managed, reason="as it was", generation=3)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import logging
-import secrets
 import time
 from collections.abc import Iterator
 
@@ -21,7 +20,7 @@ from llamaman.core.redact import (
     redact_value,
 )
 
-KEY = "llm-" + secrets.token_urlsafe(32)
+KEY = "llm-pQ7_kV2xW9-dRt4LmZ1cYb8NfHs3JgTe6AaUuXo0Bi5"
 TOKEN = "hf_AbCdEfGhIjKlMnOpQrStUvWxYz12345678"
 WORD = "s3cr3tWordThatMustNotShow"
 
