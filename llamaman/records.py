@@ -48,12 +48,37 @@ NOBODY = Identity("none", "")
 
 
 @dataclass(frozen=True, slots=True)
+class ModelDetails:
+    """What a model's files say of it. They are hostile input: texts are what they claim, whatever they hold.
+
+    :ivar parameters: elements of all tensors of all shards.
+    :ivar capabilities: of completion, embedding, rerank, vision, audio, tools, thinking, insert; what the files
+        promise, before an engine has seen them.
+    :ivar digest: 64 hexadecimal digits that differ between models, stay over restarts and change with the files.
+    :ivar template: the chat template (Jinja).
+    :ivar metadata: the header's keys and values; arrays are None.
+    :ivar projector: the same of the projector (mmproj) that belongs to it.
+    """
+
+    architecture: str | None = None
+    name: str | None = None
+    parameters: int | None = None
+    embedding_length: int | None = None
+    capabilities: frozenset[str] = frozenset()
+    digest: str = ""
+    template: str | None = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    projector: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelView:
     """A model on disk as dialects and routes see it.
 
     :ivar name: unique public name: the lower-cased file stem without shard suffix.
     :ivar path: the file given to the engine (first shard of a set).
     :ivar size: bytes of all its files.
+    :ivar aliases: further names, from its preset.
     """
 
     name: str
@@ -66,6 +91,8 @@ class ModelView:
     embedding: bool = False
     context_length: int | None = None
     files: tuple[Path, ...] = ()
+    details: ModelDetails | None = None
+    aliases: tuple[str, ...] = ()
 
 
 # --- engines and launches ----------------------------------------------------------------------------
@@ -86,6 +113,20 @@ class Engine:
     build: str | None = None
     flags: frozenset[str] | None = None
     digest: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineFacts:
+    """What a running engine says of its model (``/props``); better evidence than the file.
+
+    :ivar modalities: of vision, audio, video; None when it does not say.
+    :ivar media_marker: stands for a picture in a raw prompt.
+    :ivar template: what the chat template can do, such as ``supports_tools``.
+    """
+
+    modalities: frozenset[str] | None = None
+    media_marker: str | None = None
+    template: Mapping[str, bool] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,6 +279,9 @@ class InstanceView:
     :ivar status: the word of REST: one of :data:`REST_STATUS`, or :data:`UNKNOWN`, and ``reason`` says why.
     :ivar engine_digest: what tells the engine's build from every other, such as the id of a container image.
     :ivar notes: what the launch could not have as it was asked for, in words.
+    :ivar facts: what its engine said when it became ready, None before.
+    :ivar expires: epoch seconds at which it will go to sleep unless it is used, None for never or not running.
+    :ivar size_vram: bytes on GPUs, None where nobody knows.
     """
 
     id: str
@@ -272,6 +316,10 @@ class InstanceView:
     last_ttft_ms: float | None
     engine_digest: str | None = None
     notes: tuple[str, ...] = ()
+    facts: EngineFacts | None = None
+    memory_estimate: int | None = None
+    expires: float | None = None
+    size_vram: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -92,7 +92,7 @@ class Errands:
             log.exception("instance %s: its health could not be checked", instance.id)
             self._post(m.NotReady(generation, f"its health could not be checked: {type(error).__name__}"))
         else:
-            self._post(m.Ready(generation, facts.slots, facts.context_length))
+            self._post(m.Ready(generation, facts.slots, facts.context_length, facts.engine))
 
     def _use(self) -> ResourceUse | None:
         """What it uses now, of an engine whose process cannot be seen from here."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from llamaman.core.engine_client import EngineClient
-from llamaman.records import REST_STATUS, UNKNOWN, Address, Exit, Handle, InstanceView, State
+from llamaman.records import REST_STATUS, UNKNOWN, Address, EngineFacts, Exit, Handle, InstanceView, State
 
 Desired = Literal["running", "sleeping", "stopped"]
 
@@ -56,6 +56,7 @@ class Instance:
     api_key: bytes = field(default=b"", repr=False)
     slots: int | None = None
     context_length: int | None = None
+    facts: EngineFacts | None = None
     active: int = 0
     queued: int = 0
     requests: int = 0
@@ -151,6 +152,8 @@ class Instance:
             last_ttft_ms=self.last_ttft_ms,
             engine_digest=self.engine_digest,
             notes=(*self.notes, *(self.handle.notes if self.handle else ())),
+            facts=self.facts,
+            memory_estimate=self.memory_estimate,
         )
 
     def document(self) -> dict[str, Any]:

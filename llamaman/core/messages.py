@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from llamaman.errors import LlamaManError
-from llamaman.records import Exit, Handle, LaunchPlan
+from llamaman.records import EngineFacts, Exit, Handle, LaunchPlan
 
 Target = Literal["sleeping", "stopped"]
 
@@ -71,6 +71,7 @@ class Ready:
     generation: int
     slots: int | None
     context_length: int | None
+    engine: EngineFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)

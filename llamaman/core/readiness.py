@@ -10,11 +10,13 @@ import asyncio
 import json
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from llamaman.core.engine_client import EngineClient, EngineUnreachable
+from llamaman.records import EngineFacts
 
 SHORTEST_INTERVAL_S = 0.02
 LONGEST_INTERVAL_S = 0.5
@@ -45,8 +47,9 @@ class Health:
 class Facts:
     """What a ready engine says about itself; None where it does not."""
 
-    slots: int | None
-    context_length: int | None
+    slots: int | None = None
+    context_length: int | None = None
+    engine: EngineFacts | None = None
 
 
 async def await_ready(health: Health) -> Facts:
@@ -97,9 +100,22 @@ async def _facts(health: Health) -> Facts:
             )
             body = json.loads(await response.read_all(_PROPS_LIMIT))
         settings = body.get("default_generation_settings") or {}
-        return Facts(_count(body.get("total_slots")), _count(settings.get("n_ctx")))
+        return Facts(_count(body.get("total_slots")), _count(settings.get("n_ctx")), _engine(body))
     except (OSError, TimeoutError, ValueError, AttributeError, EngineUnreachable):
-        return Facts(None, None)
+        return Facts()
+
+
+def _engine(props: Mapping[str, Any]) -> EngineFacts:
+    modalities, caps, marker = (props.get(n) for n in ("modalities", "chat_template_caps", "media_marker"))
+    return EngineFacts(
+        frozenset(str(name) for name, can in modalities.items() if can is True)
+        if isinstance(modalities, dict)
+        else None,
+        marker if isinstance(marker, str) else None,
+        {str(name): can for name, can in caps.items() if isinstance(can, bool)}
+        if isinstance(caps, dict)
+        else {},
+    )
 
 
 def _count(value: object) -> int | None:

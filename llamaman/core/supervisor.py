@@ -216,6 +216,7 @@ class Supervisor:
         instance.load_seconds = None
         instance.slots = None
         instance.context_length = None
+        instance.facts = None
         instance.last_exit = None
         self._want = None
         self._spawning = True
@@ -307,6 +308,7 @@ class Supervisor:
             return
         instance.slots = ready.slots or int(instance.options.get("parallel") or 1)
         instance.context_length = ready.context_length
+        instance.facts = ready.engine
         instance.ready_at = time.time()
         instance.last_release = time.monotonic()
         instance.failures = 0

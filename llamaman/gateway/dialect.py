@@ -4,22 +4,25 @@ A dialect is pure and synchronous: no I/O, no clock, no threads. It says *what* 
 and how to phrase what came back; the pipeline owns connections, queues, cancellation and metering.
 
 The life of a request: ``open`` reads it and returns an :class:`Intent` (or a :class:`Reply`, to answer at
-once). When an engine has been granted, ``serve`` runs as a generator: it yields operations and is sent
-events. Closing the generator is cancellation.
+once). ``check`` may refuse it for what the model cannot do, before anything is loaded for it. When an engine
+has been granted, ``serve`` runs as a generator: it yields operations and is sent events. Closing the generator
+is cancellation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from llamaman.access import Access
 from llamaman.errors import LlamaManError
 from llamaman.limits import INFERENCE_BODY
-from llamaman.records import Identity, ModelView
+from llamaman.records import EngineFacts, Identity, InstanceView, ModelView
 
 Phase = Literal["queue", "load", "prefill"]
+Surface = Literal["manage", "proxy", "instance"]
 Headers = Sequence[tuple[bytes, bytes]]
 
 JSON_HEADERS: Headers = ((b"content-type", b"application/json"),)
@@ -35,20 +38,30 @@ class InferenceRoute:
     """One endpoint of a dialect.
 
     :ivar pattern: a literal path, or one with ``{name}`` segments.
-    :ivar body: ``json`` bodies are read, checked and parsed before ``open``; ``none`` has no body.
+    :ivar body: ``json`` bodies are read, checked and parsed before ``open``; ``raw`` ones are only read (uploads);
+        ``none`` has no body.
     :ivar limit: bytes a body may have.
+    :ivar surfaces: the kinds of ports that serve it.
+    :ivar instances: whether ``open`` needs to know what runs and which presets there are.
     """
 
     method: str
     pattern: str
     access: Access = Access.INFERENCE
-    body: Literal["json", "none"] = "json"
+    body: Literal["json", "raw", "none"] = "json"
     limit: int = INFERENCE_BODY
+    surfaces: tuple[Surface, ...] = ("manage", "proxy", "instance")
+    instances: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What a dialect may know of a client's request; credentials are gone before it is made."""
+    """What a dialect may know of a client's request; credentials are gone before it is made.
+
+    :ivar received: epoch seconds.
+    :ivar instances: what there is of instances the caller may know of; only for routes that ask for it.
+    :ivar presets: saved launch options by model file; only for routes that ask for instances.
+    """
 
     route: InferenceRoute
     path: str
@@ -60,6 +73,10 @@ class Request:
     models: Sequence[ModelView]
     own_model: ModelView | None = None
     request_id: str = ""
+    content_type: bytes = b""
+    received: float = 0.0
+    instances: Sequence[InstanceView] = ()
+    presets: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,12 +84,16 @@ class Intent:
     """What a request wants.
 
     :ivar model: the name as the client wrote it; None means the model of the instance port it came through.
+    :ivar action: ``load`` sees that the model is ready and ``unload`` that it leaves when nobody needs it; ``serve``
+        only phrases the answer then.
     :ivar needs: the role a model must have.
     :ivar slots: permits that the request takes (``n`` of a completion); 0 for what needs no slot.
     :ivar launcher: whose rights decide what may be evicted for a start.
     :ivar wakes: whether it may start or wake an instance; only inference does.
-    :ivar keep_alive: seconds; None means no change.
-    :ivar affinity: requests with the same value prefer the same instance.
+    :ivar keep_alive: seconds of idleness after which the model may sleep; ``math.inf`` for never, 0 for as soon as
+        nobody needs it, None for no change. It counts for models that were started on demand.
+    :ivar context: tokens of context that the client asks for.
+    :ivar affinity: requests with the same value prefer the same instance; None: by the conversation's beginning.
     """
 
     model: str | None
@@ -83,8 +104,27 @@ class Intent:
     wakes: bool = True
     launcher: Literal["openai", "ollama"] = "openai"
     keep_alive: float | None = None
+    context: int | None = None
     affinity: str | None = None
     request: Request | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """What a dialect may know of the instance that serves a request.
+
+    :ivar instance_id: None where none is needed (``unload``).
+    :ivar granted: epoch seconds; the time from the request's ``received`` was spent in the queue and on loading.
+    :ivar context_length: tokens that one request may use, None when the engine did not say.
+    :ivar options: the launch options it runs with.
+    """
+
+    instance_id: str | None
+    granted: float
+    context_length: int | None = None
+    slots: int | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    engine: EngineFacts | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +155,7 @@ class Call:
     :ivar most_tokens: tokens after which the answer ends at the latest, where the client said so; the kernel
         does not stream what will be over at once.
     :ivar rename: (the engine's model name, the client's) to be exchanged in what comes back.
+    :ivar content_type: of the body; only JSON can be patched.
     """
 
     method: str
@@ -124,6 +165,7 @@ class Call:
     patch: Mapping[str, Any] = field(default_factory=dict)
     rename: tuple[str, str] | None = None
     most_tokens: int | None = None
+    content_type: bytes = b"application/json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +179,17 @@ class Calls:
 
     calls: Sequence[Call]
     limit: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A computation too long for the event loop (decoding an image); its result comes as a :class:`Value`.
+
+    What the function raises ends the request; a LlamaManError is told to the client.
+    """
+
+    function: Callable[..., Any]
+    arguments: tuple[Any, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +207,7 @@ class Emit:
     data: bytes
 
 
-Op = Call | Next | Calls | Start | Emit | Reply
+Op = Call | Next | Calls | Work | Start | Emit | Reply
 
 
 # --- events it is sent --------------------------------------------------------------------------------
@@ -162,18 +215,26 @@ Op = Call | Next | Calls | Start | Emit | Reply
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """One SSE event of the engine, parsed. ``[DONE]`` is not delivered."""
+    """One SSE event of the engine, parsed. ``[DONE]`` is not delivered.
+
+    :ivar at: when it came, epoch seconds.
+    """
 
     data: dict[str, Any]
+    at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """The end of a call. ``relayed`` is True when the answer already went to the client."""
+    """The end of a call. ``relayed`` is True when the answer already went to the client.
+
+    :ivar at: when it came, epoch seconds.
+    """
 
     status: int
     body: bytes
     relayed: bool = False
+    at: float = field(default=0.0, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +244,14 @@ class Results:
     results: Sequence[Result]
 
 
-Event = Chunk | Result | Results | None
+@dataclass(frozen=True, slots=True)
+class Value:
+    """The result of :class:`Work`."""
+
+    value: Any
+
+
+Event = Chunk | Result | Results | Value | None
 Serving = Generator[Op, Event, None]
 
 
@@ -201,7 +269,10 @@ class Dialect(Protocol):
     def open(self, request: Request) -> Intent | Reply:
         """Read a request; raise a LlamaManError to refuse it."""
 
-    def serve(self, intent: Intent, model: ModelView) -> Serving:
+    def check(self, intent: Intent, model: ModelView) -> None:
+        """Refuse, with a LlamaManError, what this model cannot do; nothing has been loaded yet."""
+
+    def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
         """Answer it. Runs with an engine granted."""
 
     def error(self, error: LlamaManError, *, started: bool) -> Reply | bytes:

@@ -6,6 +6,7 @@ Permits follow the engine, not the client: a slot comes free when the engine has
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
 from functools import partial
@@ -25,6 +26,8 @@ from llamaman.gateway.upstream import Response
 MAX_ANSWER = 64 * 1024 * 1024
 #: An answer that takes no longer than this is not streamed from the engine only to be put together again.
 BRIEF_S = 0.5
+
+JSON = b"application/json"
 
 _PROGRESS = {"stream": True, "return_progress": True}
 #: Laid over a body per mode; without include_usage a stream's figures would lack what a body has.
@@ -62,7 +65,7 @@ class EngineCalls:
                 answer = await response.read_all(MAX_ANSWER)
                 if response.status == 200:
                     meter_body(exchange.meter, answer)
-                return Result(response.status, rename(answer, call.rename))
+                return Result(response.status, rename(answer, call.rename), at=time.time())
             if mode == "relay":
                 relay = Relay(exchange, call.rename)
                 await response.pipe(relay, exchange.request.drained)
@@ -95,8 +98,9 @@ class EngineCalls:
         headers = [(b"authorization", b"Bearer " + grant.instance.api_key)]
         body = call.body
         if body:
-            headers.append((b"content-type", b"application/json"))
-            body = patched(body, {**call.patch, **patch, **_BY_MODE[mode]})
+            headers.append((b"content-type", call.content_type))
+            if call.content_type == JSON:
+                body = patched(body, {**call.patch, **patch, **_BY_MODE[mode]})
         return await grant.client.request(
             call.method,
             call.path.encode(),

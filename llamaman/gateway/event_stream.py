@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import orjson
@@ -34,14 +35,14 @@ class EventStream:
         while not self._pending:
             block = await self.response.read_block()
             if not block:
-                return Result(200, b"")
+                return Result(200, b"", at=time.time())
             self._pending = parse_events(_whole_events(self._splitter, block))
             self._pending.reverse()
         event = self._pending.pop()
         if "error" in event and "choices" not in event:
             return stream_error(event["error"])
         self._meter.saw(event)
-        return Chunk(event)
+        return Chunk(event, time.time())
 
 
 def _whole_events(splitter: Splitter, block: bytes) -> bytes:

@@ -18,6 +18,7 @@ from llamaman.gateway.dialect import (
     Call,
     InferenceRoute,
     Intent,
+    Lease,
     Phase,
     Reply,
     Request,
@@ -97,7 +98,10 @@ class Native:
             request=request,
         )
 
-    def serve(self, intent: Intent, model: ModelView) -> Serving:
+    def check(self, intent: Intent, model: ModelView) -> None:
+        """The engine knows best what it can."""
+
+    def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
         """Relay streams; pass bodies on without the host's paths."""
         request = intent.request
         assert request is not None

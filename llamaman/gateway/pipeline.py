@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -41,6 +41,8 @@ from llamaman.gateway.dialect import (
     Reply,
     Result,
     Start,
+    Value,
+    Work,
 )
 from llamaman.gateway.dialect import Request as DialectRequest
 from llamaman.gateway.engine_calls import EngineCalls
@@ -48,7 +50,7 @@ from llamaman.gateway.event_stream import EventStream
 from llamaman.gateway.exchange import Exchange, Exchanges, Send
 from llamaman.gateway.limits import ClientGone
 from llamaman.gateway.overrides import sampling_overrides
-from llamaman.gateway.pool import Grant, Pools
+from llamaman.gateway.pool import Grant, Pools, lease_of
 from llamaman.gateway.request import Request
 from llamaman.gateway.request_checks import (
     WrongPort,
@@ -60,7 +62,7 @@ from llamaman.gateway.request_checks import (
     resolve,
 )
 from llamaman.gateway.upstream import UpstreamError
-from llamaman.records import NOBODY, ForwardCall, ForwardRecord, Identity, ModelView, State
+from llamaman.records import NOBODY, ForwardCall, ForwardRecord, Identity, InstanceView, ModelView, State
 
 log = logging.getLogger("llamaman.gateway")
 
@@ -82,6 +84,9 @@ class Registry(Protocol):
 
     def get(self, instance_id: str) -> Instance | None:
         """One by id, or None."""
+
+    def views(self) -> Sequence[InstanceView]:
+        """All of them."""
 
     def is_embedding(self, model: ModelView) -> bool:
         """Whether the model runs, or would run, as an embedding model."""
@@ -146,9 +151,9 @@ class Pipeline:
             self.exchanges.add(exchange)
             authorise(identity, level, require_auth=parts.require_auth())
             raw, body = b"", {}
-            if route.body == "json":
+            if route.body != "none":
                 raw = await read_body(request, route.limit)
-                body = parse_object(raw)
+                body = parse_object(raw) if route.body == "json" else {}
             own = self._own_instance(exchange)
             models = parts.library.models()
             answer = dialect.open(
@@ -163,6 +168,9 @@ class Pipeline:
                     models=models if identity.models is None else allowed(models, identity),
                     own_model=parts.library.by_path(own.model_path) if own else None,
                     request_id=exchange.id,
+                    content_type=head.named.get(b"content-type", b""),
+                    received=exchange.began,
+                    **self._what_runs(route, identity),
                 )
             )
             if isinstance(answer, Reply):
@@ -214,6 +222,14 @@ class Pipeline:
         except ClientGone:
             return
 
+    def _what_runs(self, route: InferenceRoute, identity: Identity) -> dict[str, Any]:
+        if not route.instances:
+            return {}
+        parts = self._p
+        views = [view for view in parts.registry.views() if allows_model(identity, view.model)]
+        presets = {m.path: preset for m in parts.library.models() if (preset := parts.library.preset(m.path))}
+        return {"instances": views, "presets": presets}
+
     # --- from a name to a grant ----------------------------------------------------------------------
 
     def _own_instance(self, exchange: Exchange) -> Instance | None:
@@ -235,6 +251,7 @@ class Pipeline:
             raise Forbidden(f"this key may not use model '{model.name}'")
         embedding = parts.registry.is_embedding(model)
         check_role(intent, model, embedding)
+        exchange.dialect.check(intent, model)
         if parts.hooks.has("admit"):
             raise_reject(parts.hooks.admit(self._forward_call(exchange, intent, model)))
         if intent.stream:
@@ -292,7 +309,7 @@ class Pipeline:
         patch = sampling_overrides(grant.instance.options, intent.needs)
         if self._p.hooks.has("pre_forward"):
             patch = {**patch, **await self._pre_forward(exchange, intent, model)}
-        serving = exchange.dialect.serve(intent, model)
+        serving = exchange.dialect.serve(intent, model, lease_of(grant))
         stream: EventStream | None = None
         event: Event = None
         try:
@@ -320,6 +337,8 @@ class Pipeline:
                     await exchange.start(op.status, op.headers)
                 elif isinstance(op, Calls):
                     event = await self._calls.calls(op, exchange, grant, patch)
+                elif isinstance(op, Work):
+                    event = Value(await asyncio.to_thread(op.function, *op.arguments))
         finally:
             if stream:  # first: what the dialect does when it is closed may fail
                 self._calls.done_with(stream.response, grant)

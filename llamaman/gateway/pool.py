@@ -20,6 +20,7 @@ from llamaman.core import fetching
 from llamaman.core.admission import Launcher
 from llamaman.core.instance import Instance
 from llamaman.errors import InvalidField, LlamaManError, ModelUnavailable, QueueFull, RuntimeLost
+from llamaman.gateway.dialect import Lease
 from llamaman.gateway.upstream import Upstream
 from llamaman.records import ModelView, State
 
@@ -80,6 +81,19 @@ class Grant:
         instance.active -= self._weight
         instance.last_release = time.monotonic()
         self._pool.after_release(instance)
+
+
+def lease_of(grant: Grant) -> Lease:
+    """What the dialect may know of a grant."""
+    instance = grant.instance
+    return Lease(
+        instance_id=instance.id,
+        granted=time.time(),
+        context_length=instance.context_length,
+        slots=instance.slots,
+        options=instance.options,
+        engine=instance.facts,
+    )
 
 
 @dataclass(slots=True, eq=False)

@@ -145,8 +145,8 @@ def build_tables(
             continue
         for route in dialect.routes:
             entry = Inference(dialect, route, route.access)
-            for table in (tables.manage, tables.proxy, tables.instance):
-                table.add(route.method, route.pattern, entry, owner)
+            for surface in route.surfaces:
+                getattr(tables, surface).add(route.method, route.pattern, entry, owner)
     for route in native.routes:
         if tables.instance.match(route.method, route.pattern) is None:
             tables.instance.add(

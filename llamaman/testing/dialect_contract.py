@@ -34,6 +34,7 @@ from llamaman.errors import LlamaManError
 from llamaman.gateway.dialect import Dialect, Intent, Phase, Reply, Request
 from llamaman.gateway.routes import Table
 from llamaman.testing.dialect_script import (
+    LEASE,
     MODEL,
     MODELS,
     Answer,
@@ -94,7 +95,9 @@ class DialectContract:
         for route in dialect.routes:
             table.add(route.method, route.pattern, route, dialect.name)  # raises when it is there twice
             assert route.method in {"GET", "POST", "PUT", "PATCH", "DELETE"}, route
-            assert route.body in {"json", "none"}, route
+            assert route.body in {"json", "raw", "none"}, route
+            assert route.surfaces, route
+            assert set(route.surfaces) <= {"manage", "proxy", "instance"}, route
             assert isinstance(route.access, Access), route
             assert 0 < route.limit <= 1 << 30, route
             assert route.pattern == "/" or not route.pattern.endswith("/"), route
@@ -134,7 +137,7 @@ class DialectContract:
             @_fuzz
             @given(st.dictionaries(_text | st.sampled_from(sorted(example.body)), _values, max_size=5))
             def any_object(body: dict[str, Any]) -> None:
-                self._survives(dialect, request_for(route, body, example.values))  # noqa: B023 # called in this turn
+                self._survives(dialect, request_for(route, body, example.values, **_raw(example)))  # noqa: B023 # called in this turn
 
             if example.body:
                 any_object()
@@ -149,7 +152,7 @@ class DialectContract:
             @given(st.sampled_from(places or [()]), _values)
             def one_strange_member(place: tuple[Any, ...], value: Any) -> None:
                 body = _with(example.body, place, value)  # noqa: B023 # called in this turn of the loop
-                self._survives(dialect, request_for(route, body, example.values))  # noqa: B023 # the same
+                self._survives(dialect, request_for(route, body, example.values, **_raw(example)))  # noqa: B023 # the same
 
             if places:
                 one_strange_member()
@@ -163,7 +166,7 @@ class DialectContract:
             @given(_text)
             def any_value(value: str) -> None:
                 values = dict.fromkeys(example.values, value)  # noqa: B023 # called in this turn of the loop
-                self._survives(dialect, request_for(route, example.body, values))  # noqa: B023 # the same
+                self._survives(dialect, request_for(route, example.body, values, **_raw(example)))  # noqa: B023 # the same
 
             if example.values:
                 any_value()
@@ -228,7 +231,7 @@ class DialectContract:
     def test_a_generator_that_never_began_can_be_closed(self) -> None:
         dialect = self.make_dialect()
         for _, intent in self._intents(dialect):
-            dialect.serve(intent, MODEL).close()
+            dialect.serve(intent, MODEL, LEASE).close()
 
     # --- errors and waiting ---------------------------------------------------------------------------
 
@@ -283,7 +286,9 @@ class DialectContract:
         dialect = self.make_dialect()
         for example in self.examples:
             body = json.loads(json.dumps(example.body))
-            opened = dialect.open(request_for(route_of(dialect, example), body, example.values))
+            opened = dialect.open(
+                request_for(route_of(dialect, example), body, example.values, **_raw(example))
+            )
             if isinstance(opened, Intent) and opened.action == "infer":
                 drive(dialect, opened)
             assert body == example.body, example
@@ -291,7 +296,9 @@ class DialectContract:
     # --- small things ---------------------------------------------------------------------------------
 
     def _open(self, dialect: Dialect, example: Example) -> Intent | Reply:
-        return dialect.open(request_for(route_of(dialect, example), example.body, example.values))
+        return dialect.open(
+            request_for(route_of(dialect, example), example.body, example.values, **_raw(example))
+        )
 
     def _intents(self, dialect: Dialect) -> Iterator[tuple[Example, Intent]]:
         for example in self.examples:
@@ -311,6 +318,10 @@ def _opened(dialect: Dialect, request: Request) -> Intent | Reply | LlamaManErro
         return dialect.open(request)
     except LlamaManError as refusal:
         return refusal
+
+
+def _raw(example: Example) -> dict[str, Any]:
+    return {"raw": example.raw, "content_type": example.content_type}
 
 
 def _check_intent(intent: Intent) -> None:

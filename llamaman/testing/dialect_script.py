@@ -21,6 +21,7 @@ from llamaman.gateway.dialect import (
     Event,
     InferenceRoute,
     Intent,
+    Lease,
     Next,
     Op,
     Reply,
@@ -28,15 +29,45 @@ from llamaman.gateway.dialect import (
     Result,
     Results,
     Start,
+    Value,
+    Work,
 )
-from llamaman.records import NOBODY, ModelView
+from llamaman.records import NOBODY, InstanceView, ModelDetails, ModelView
 
 MODELS = (
-    ModelView("alpha", Path("/models/Alpha.gguf"), 1000, "Q4_K_M", 1_700_000_000.5),
-    ModelView("beta", Path("/models/beta.gguf"), 2000, None, 1_700_000_001.0, embedding=True),
+    ModelView(
+        "alpha",
+        Path("/models/Alpha.gguf"),
+        1000,
+        "Q4_K_M",
+        1_700_000_000.5,
+        context_length=8192,
+        details=ModelDetails(
+            architecture="llama",
+            name="Alpha",
+            parameters=8_030_261_248,
+            embedding_length=64,
+            capabilities=frozenset({"completion", "tools", "thinking", "insert", "vision"}),
+            digest="a" * 64,
+            template="{% for message in messages %}{{ message.content }}{% endfor %}",
+            metadata={"general.architecture": "llama", "llama.context_length": 8192},
+        ),
+    ),
+    ModelView(
+        "beta",
+        Path("/models/beta.gguf"),
+        2000,
+        None,
+        1_700_000_001.0,
+        embedding=True,
+        context_length=512,
+        details=ModelDetails("bert", "Beta", 30_000_000, 64, frozenset({"embedding"}), "b" * 64),
+    ),
     ModelView("folder", Path("/models/folder"), 3000, None, 1_700_000_002.0, kind="hf", runnable=False),
 )
 MODEL = MODELS[0]
+RECEIVED = 1_700_000_100.0
+LEASE = Lease("5f1d", RECEIVED + 0.25, context_length=4096, slots=4)
 _MOST_OPS = 10_000
 
 
@@ -45,12 +76,15 @@ class Example:
     """A request that the dialect must accept.
 
     :ivar values: the values of the pattern's ``{name}`` segments.
+    :ivar raw: the body of a route whose bodies are only read, of ``content_type``.
     """
 
     pattern: str
     body: dict[str, Any] = field(default_factory=dict)
     method: str = "POST"
     values: Mapping[str, str] = field(default_factory=dict)
+    raw: bytes = b""
+    content_type: bytes = b"application/json"
 
 
 def request_for(
@@ -60,6 +94,10 @@ def request_for(
     *,
     models: Sequence[ModelView] = MODELS,
     own_model: ModelView | None = None,
+    raw: bytes = b"",
+    content_type: bytes = b"application/json",
+    instances: Sequence[InstanceView] = (),
+    presets: Mapping[Path, Mapping[str, Any]] | None = None,
 ) -> Request:
     """A request as the pipeline makes it: the body has been parsed, the path fits the pattern."""
     values = dict(values or {})
@@ -74,10 +112,14 @@ def request_for(
         query=b"",
         identity=NOBODY,
         json=body if has_body else {},
-        raw=json.dumps(body, ensure_ascii=False).encode() if has_body else b"",
+        raw=json.dumps(body, ensure_ascii=False).encode() if has_body else raw,
         models=models,
         own_model=own_model,
         request_id="1-1",
+        content_type=content_type,
+        received=RECEIVED,
+        instances=instances if route.instances else (),
+        presets=presets or {},
     )
 
 
@@ -213,6 +255,7 @@ def drive(
     intent: Intent,
     model: ModelView = MODEL,
     *,
+    lease: Lease = LEASE,
     answer: Answer = good_answer,
     stream: Stream = good_stream,
     most_ops: int = _MOST_OPS,
@@ -222,7 +265,7 @@ def drive(
     :param most_ops: stop after this many operations, as a client does that leaves.
     """
     done = Transcript()
-    serving = dialect.serve(intent, model)
+    serving = dialect.serve(intent, model, lease)
     pending: list[dict[str, Any]] | None = None
     event: Event = None
     try:
@@ -246,6 +289,8 @@ def drive(
                     for call in op.calls:
                         _check_call(call)
                     event = Results([answer(call) for call in op.calls])
+                case Work():
+                    event = Value(op.function(*op.arguments))
                 case Start():
                     assert done.begun is None, "Start twice"
                     done.begun = op

@@ -35,7 +35,9 @@ COMMON = """
             self.name, self.routes = name, routes
         def open(self, request):
             return Reply(200, ((b"content-type", b"text/plain"),), b"hello from " + self.name.encode())
-        def serve(self, intent, model):
+        def check(self, intent, model):
+            pass
+        def serve(self, intent, model, lease):
             yield from ()
         def error(self, error, *, started):
             return Reply(error.status, (), error.message.encode())

@@ -16,6 +16,7 @@ import pytest
 from llamaman.core import readiness
 from llamaman.core.engine_client import EngineUnreachable
 from llamaman.core.readiness import Facts, Health, await_ready, probe
+from llamaman.records import EngineFacts
 
 PROPS = {"total_slots": 4, "default_generation_settings": {"n_ctx": 8192}}
 
@@ -78,7 +79,8 @@ def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_it_is_ready_when_health_says_so_and_tells_slots_and_context(tmp_path: Path) -> None:
     client = Client(lambda number: 200 if number > 5 else 503)
-    assert ready(client, tmp_path / "log") == Facts(4, 8192)
+    facts = ready(client, tmp_path / "log")
+    assert (facts.slots, facts.context_length) == (4, 8192)
     assert (client.probes, client.authorised) == (6, True)
 
 
@@ -101,13 +103,25 @@ def test_whatever_else_it_says_it_is_asked_again(tmp_path: Path, trouble: Any) -
         Answer(200, b'{"total_slots":true,"default_generation_settings":{"n_ctx":"x"}}'),
         Answer(200, b'{"total_slots":null,"default_generation_settings":null}'),
         Answer(200, b'{"default_generation_settings":[1]}'),
+        Answer(200, b'{"modalities":[1],"chat_template_caps":null,"media_marker":7}'),
         EngineUnreachable("gone"),
         OSError(),
         TimeoutError(),
     ],
 )
 def test_what_a_ready_engine_does_not_say_is_unknown(tmp_path: Path, props: Any) -> None:
-    assert ready(Client(lambda _: 200, props), tmp_path / "log") == Facts(None, None)
+    facts = ready(Client(lambda _: 200, props), tmp_path / "log")
+    assert (facts.slots, facts.context_length) == (None, None)
+    assert facts.engine in (None, EngineFacts())
+
+
+def test_what_the_engine_can_do_is_told(tmp_path: Path) -> None:
+    props = (
+        b'{"modalities":{"vision":true,"audio":false},"media_marker":"<m>",'
+        b'"chat_template_caps":{"supports_tools":true,"supports_x":"?"}}'
+    )
+    facts = ready(Client(lambda _: 200, Answer(200, props)), tmp_path / "log")
+    assert facts.engine == EngineFacts(frozenset({"vision"}), "<m>", {"supports_tools": True})
 
 
 @pytest.mark.parametrize(

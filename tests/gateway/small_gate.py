@@ -28,6 +28,7 @@ from llamaman.gateway.dialect import (
     Dialect,
     InferenceRoute,
     Intent,
+    Lease,
     Phase,
     Reply,
     Serving,
@@ -94,7 +95,10 @@ class Talk:
             return Intent("tiny", needs="chat", request=request)
         return Reply(200, JSON_HEADERS, json.dumps({"actor": request.identity.actor}).encode())
 
-    def serve(self, intent: Intent, model: ModelView) -> Serving:
+    def check(self, intent: Intent, model: ModelView) -> None:
+        """Nothing to refuse."""
+
+    def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
         assert intent.request is not None
         result = yield Call("POST", CHAT, intent.request.raw)
         yield Reply(200, JSON_HEADERS, result.body)  # type: ignore[union-attr] # a Call is answered by a Result

@@ -18,6 +18,7 @@ from llamaman.gateway.dialect import (
     Dialect,
     InferenceRoute,
     Intent,
+    Lease,
     Phase,
     Reply,
     Serving,
@@ -28,7 +29,7 @@ from llamaman.gateway.listeners import Listeners
 from llamaman.gateway.pipeline import Parts, Pipeline
 from llamaman.gateway.request import Request
 from llamaman.gateway.upstream import Address, Upstream
-from llamaman.records import NOBODY, ForwardRecord, Identity, ModelView
+from llamaman.records import NOBODY, ForwardRecord, Identity, InstanceView, ModelView
 
 from .fleet import MODEL, Fleet
 
@@ -97,6 +98,9 @@ class Registry(Fleet):
     def get(self, instance_id: str) -> Instance | None:
         return next((i for i in self.instances if i.id == instance_id), None)
 
+    def views(self) -> list[InstanceView]:
+        return [instance.view() for instance in self.instances]
+
     def is_embedding(self, model: ModelView) -> bool:
         return False
 
@@ -138,7 +142,10 @@ class Scripted:
     def open(self, request: DialectRequest) -> Intent | Reply:
         return Intent("tiny", needs="chat", stream=self._stream, request=request)
 
-    def serve(self, intent: Intent, model: ModelView) -> Serving:
+    def check(self, intent: Intent, model: ModelView) -> None:
+        """Nothing to refuse."""
+
+    def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
         return self._serve()
 
     def error(self, error: LlamaManError, *, started: bool) -> Reply | bytes:

@@ -17,6 +17,7 @@ from llamaman.gateway.dialect import (
     Emit,
     InferenceRoute,
     Intent,
+    Lease,
     Next,
     Phase,
     Reply,
@@ -40,7 +41,10 @@ class Good:
             raise InvalidField("model", "model must be a string")
         return Intent(model, "infer", "chat", request=request)
 
-    def serve(self, intent: Intent, model: ModelView) -> Serving:
+    def check(self, intent: Intent, model: ModelView) -> None:
+        """Nothing to refuse."""
+
+    def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
         assert intent.request is not None
         result: Any = yield Call("POST", "/v1/chat/completions", intent.request.raw, patch={"n": 1})
         yield Reply(result.status, JSON_HEADERS, result.body)
@@ -132,7 +136,10 @@ def test_an_unchecked_body_is_caught() -> None:
 )
 def test_operations_out_of_order_are_caught(check: str, serve: Callable[[], list[Any]]) -> None:
     class Disorderly(Good):
-        def serve(self, intent: Intent, model: ModelView) -> Serving:
+        def check(self, intent: Intent, model: ModelView) -> None:
+            """Nothing to refuse."""
+
+        def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
             for op in serve():  # noqa: UP028 # a list takes no send()
                 yield op
 
@@ -141,9 +148,12 @@ def test_operations_out_of_order_are_caught(check: str, serve: Callable[[], list
 
 def test_a_generator_that_goes_on_after_its_client_left_is_caught() -> None:
     class Stubborn(Good):
-        def serve(self, intent: Intent, model: ModelView) -> Serving:
+        def check(self, intent: Intent, model: ModelView) -> None:
+            """Nothing to refuse."""
+
+        def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
             try:
-                yield from super().serve(intent, model)
+                yield from super().serve(intent, model, lease)
             finally:
                 yield Emit(b"still here")
 

@@ -11,6 +11,7 @@ from llamaman import (
     InferenceRoute,
     Intent,
     InvalidField,
+    Lease,
     LlamaManError,
     ModelNotFound,
     ModelView,
@@ -81,7 +82,10 @@ class OpenAI:
             request=request,
         )
 
-    def serve(self, intent: Intent, model: ModelView) -> Serving:
+    def check(self, intent: Intent, model: ModelView) -> None:
+        """llama-server says itself what a model cannot do."""
+
+    def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
         """Relay a stream, rebuild a body from a stream, or ask plainly where neither is proven equal."""
         request = intent.request
         assert request is not None

@@ -11,6 +11,7 @@ from llamaman import (
     InferenceRoute,
     Intent,
     InvalidField,
+    Lease,
     LlamaManError,
     ModelView,
     Phase,
@@ -39,7 +40,10 @@ class Ask:
             raise InvalidField("question", "question must be a string")
         return Intent(model=model, needs="chat", request=request)
 
-    def serve(self, intent: Intent, model: ModelView) -> Serving:
+    def check(self, intent: Intent, model: ModelView) -> None:
+        """Nothing to refuse."""
+
+    def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
         """Ask the engine that was granted; each `yield` is carried out by LlamaMan."""
         assert intent.request is not None
         question = intent.request.json["question"]
