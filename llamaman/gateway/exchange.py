@@ -7,7 +7,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Awaitable, Callable
-from typing import Any
+from typing import Any, Literal
 
 from llamaman.errors import LlamaManError, Unauthorized
 from llamaman.gateway.dialect import SSE_HEADERS, Dialect, Headers, Intent, Phase, Reply
@@ -160,6 +160,13 @@ class Exchange:
             await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
     # --- being ended ---------------------------------------------------------------------------------
+
+    @property
+    def outcome(self) -> Literal["complete", "cancelled", "error"]:
+        """How it ended, once it has: ``cancelled`` when its client left before the whole answer was sent."""
+        if self.request.is_gone and not self.request.answered:
+            return "cancelled"
+        return "error" if self.ended_by or self.status >= 400 else "complete"
 
     def end(self, reason: LlamaManError | None = None) -> None:
         """End it from outside; None means that the client has left."""

@@ -107,9 +107,16 @@ class Registry(Protocol):
         """A request is over."""
 
 
+def _unobserved(_exchange: Exchange) -> None:
+    """Nobody counts."""
+
+
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """What the pipeline works with."""
+    """What the pipeline works with.
+
+    :ivar observe: told of every request for a model that is over, refused ones included; it must not block.
+    """
 
     identify: Identify
     library: Library
@@ -119,6 +126,7 @@ class Parts:
     require_auth: Callable[[], bool]
     request_timeout_s: float
     record: Callable[[ForwardRecord], None]
+    observe: Callable[[Exchange], None] = _unobserved
 
 
 class Pipeline:
@@ -195,6 +203,8 @@ class Pipeline:
                 request.on_gone = None
                 exchange.quiet()
                 self.exchanges.remove(exchange)
+                if exchange.intent or exchange.ended_by:
+                    parts.observe(exchange)
                 if exchange.intent:
                     self._record(exchange)
 
@@ -409,8 +419,6 @@ class Pipeline:
             return
         usage = meter.usage()
         error = exchange.ended_by
-        left = exchange.request.is_gone and not exchange.request.answered
-        outcome = "cancelled" if left else "error" if error or exchange.status >= 400 else "complete"
         self._p.record(
             ForwardRecord(
                 request_id=exchange.id,
@@ -427,7 +435,7 @@ class Pipeline:
                 duration_s=time.monotonic() - meter.started,
                 queued_s=exchange.queued_s,
                 usage=usage,
-                outcome=outcome,  # type: ignore[arg-type] # one of the literals above
+                outcome=exchange.outcome,
                 error=error.message if error else None,
             )
         )
