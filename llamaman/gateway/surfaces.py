@@ -199,10 +199,11 @@ def _malformed(method: object, pattern: object, level: object) -> str | None:
 
 
 def _well_braced(pattern: str) -> bool:
-    """Whether braces hold whole segments and a name."""
+    """Whether braces hold whole segments and a name; only the last may stand for several (``{name*}``)."""
+    *before, last = pattern.split("/")
     return all(
         not {"{", "}"} & set(segment) or (segment[0] + segment[-1] == "{}" and segment[1:-1].isidentifier())
-        for segment in pattern.split("/")
+        for segment in (*before, last.replace("*}", "}") if last.startswith("{") else last)
     )
 
 

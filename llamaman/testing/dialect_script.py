@@ -103,7 +103,7 @@ def request_for(
     values = dict(values or {})
     path = route.pattern
     for name, value in values.items():
-        path = path.replace("{" + name + "}", value)
+        path = path.replace("{" + name + "}", value).replace("{" + name + "*}", value)
     has_body = route.body == "json"
     return Request(
         route=route,
