@@ -35,3 +35,46 @@ def is_loopback_host(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host == "localhost" or host.endswith(".localhost")
+
+
+#: IPv4 that is no public host's: IANA's special-purpose registry, 6to4's relays, and the address under which
+#: Azure's own services answer every virtual machine.
+_SPECIAL_IPV4 = tuple(
+    map(
+        ipaddress.IPv4Network,
+        (
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "168.63.129.16/32",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+            "192.0.2.0/24",
+            "192.88.99.0/24",
+            "192.168.0.0/16",
+            "198.18.0.0/15",
+            "198.51.100.0/24",
+            "203.0.113.0/24",
+            "224.0.0.0/4",
+            "240.0.0.0/4",
+        ),
+    )
+)
+#: The only block of IPv6 that is given to hosts of the Internet, and what in it is not theirs: tunnels that carry
+#: IPv4 (Teredo, 6to4), benchmarks, documentation. Mapped IPv4, NAT64, link-local and the like lie outside.
+_PUBLIC_IPV6 = ipaddress.IPv6Network("2000::/3")
+_SPECIAL_IPV6 = tuple(
+    map(ipaddress.IPv6Network, ("2001::/23", "2001:db8::/32", "2002::/16", "2620:4f:8000::/48", "3fff::/20"))
+)
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address is one of a host on the Internet, so that asking it reaches nothing private.
+
+    Not by ``is_global``, whose answer has changed between versions of Python.
+    """
+    if isinstance(address, ipaddress.IPv4Address):
+        return not any(address in network for network in _SPECIAL_IPV4)
+    return address in _PUBLIC_IPV6 and not any(address in network for network in _SPECIAL_IPV6)
