@@ -6,7 +6,7 @@ is shown only to callers who may MANAGE. Neither ever holds a secret.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 
 class LlamaManError(Exception):
@@ -15,6 +15,7 @@ class LlamaManError(Exception):
     :ivar status: the HTTP status that a front end answers with.
     :ivar retry_after: whole seconds after which trying again makes sense, or None.
     :ivar field: the name of the offending input field, or None.
+    :ivar inputs: the figures that a decision rests on; for every caller.
     """
 
     status = 500
@@ -27,9 +28,11 @@ class LlamaManError(Exception):
         detail: str | None = None,
         retry_after: int | None = None,
         field: str | None = None,
+        inputs: Mapping[str, object] | None = None,
     ) -> None:
         super().__init__(message)
         self.message = message
+        self.inputs = dict(inputs or {})
         self.detail = detail
         self.retry_after = retry_after
         self.field = field

@@ -380,6 +380,8 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
         load_timeout_s=config.model_load_timeout,
         health_timeout_s=config.health_check_timeout,
         drain_timeout_s=config.drain_timeout,
+        request_timeout_s=config.request_timeout,
+        may_enlarge=lambda: bool(settings.get("restart_for_larger_context")),
         diagnose=diagnose,
         discard_log=logfiles.remove,
     )

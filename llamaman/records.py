@@ -280,6 +280,7 @@ class InstanceView:
     :ivar engine_digest: what tells the engine's build from every other, such as the id of a container image.
     :ivar notes: what the launch could not have as it was asked for, in words.
     :ivar facts: what its engine said when it became ready, None before.
+    :ivar last_release: epoch seconds at which its last request ended.
     :ivar expires: epoch seconds at which it will go to sleep unless it is used, None for never or not running.
     :ivar size_vram: bytes on GPUs, None where nobody knows.
     """
@@ -318,6 +319,7 @@ class InstanceView:
     notes: tuple[str, ...] = ()
     facts: EngineFacts | None = None
     memory_estimate: int | None = None
+    last_release: float | None = None
     expires: float | None = None
     size_vram: int | None = None
 

@@ -1,31 +1,32 @@
 """Who may start, and who has to leave for it: a pure decision over snapshots.
 
-The caller carries the decision out. The rights are the eviction table of the feature specification;
-embedding models neither count nor are evicted.
+:mod:`llamaman.core.room` carries the decision out. The rights are the eviction table of the feature
+specification; embedding models neither count nor are evicted.
+
+Requests for what is loaded go before those that would swap it out, but not for ever: a model that is in use stays
+at least as long as its load took, within bounds, so that no more time goes into loading than into answering, and
+then it finishes what runs and leaves. One that nobody uses leaves at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 from llamaman.records import UNKNOWN, InstanceView, State
 
 Launcher = Literal["admin", "ollama", "openai"]
 
-_COUNTED = frozenset(
-    {
-        State.QUEUED,
-        State.PREPARING,
-        State.STARTING,
-        State.READY,
-        State.DRAINING,
-        State.STOPPING,
-        State.BACKOFF,
-    }
-)
-_EVICTABLE = frozenset({State.STARTING, State.READY})
+#: Seconds that a model in use may stay at least, and at most, before it has to make room.
+SHORTEST_STAY_S = 1.0
+LONGEST_STAY_S = 30.0
+
+_COMING = frozenset({State.QUEUED, State.PREPARING, State.STARTING, State.BACKOFF})
+_LEAVING = frozenset({State.DRAINING, State.STOPPING})
+_COUNTED = _COMING | _LEAVING | {State.READY}
+#: What may be ended without having been ready, when nobody waits for it.
+_UNWANTED = frozenset({State.STARTING, State.BACKOFF})
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +41,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class Admit:
-    """Start it, after these instances have left."""
+    """Start it, after these instances have left; those in use finish what runs first."""
 
     victims: tuple[str, ...] = ()
 
@@ -53,10 +54,28 @@ class Confirm:
 
 
 @dataclass(frozen=True, slots=True)
-class Refuse:
-    """Not now."""
+class Wait:
+    """Not yet.
+
+    :ivar seconds: after which it has to be looked at again even if nothing changes; None: only then.
+    """
 
     message: str
+    seconds: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    """Not now, and waiting would not change it.
+
+    :ivar inputs: the figures that it rests on.
+    """
+
+    message: str
+    inputs: Mapping[str, Any] = field(default_factory=dict, compare=False)
+
+
+Decision = Admit | Confirm | Wait | Refuse
 
 
 def decide(
@@ -67,10 +86,14 @@ def decide(
     embedding: bool = False,
     confirmed: bool = False,
     starting: str | None = None,
-) -> Admit | Confirm | Refuse:
+    now: float | None = None,
+    spared: Collection[str] = (),
+) -> Decision:
     """Decide about one more running model.
 
     :param starting: the id of an existing instance that is to start, which does not count against itself.
+    :param now: epoch seconds; None: as if everything had been loaded long ago.
+    :param spared: ids of instances that could not be made to leave.
     """
     if policy.max_models <= 0 or embedding:
         return Admit()
@@ -89,20 +112,29 @@ def decide(
             f"You're about to launch a model beyond LLAMAMAN_MAX_MODELS={policy.max_models} "
             f"({len(running)} running). Send confirm_overcommit: true to launch it anyway."
         )
-    victims = _victims(launcher, running, policy)
-    if len(victims) < excess:
-        return Refuse(_refusal(launcher, policy.max_models))
-    return Admit(tuple(view.id for view in victims[:excess]))
+    leaving = sum(view.state in _LEAVING for view in running)
+    allowed = [view for view in _allowed(launcher, running, policy) if view.id not in spared]
+    if leaving + len(allowed) < excess:
+        return Refuse(_refusal(launcher, policy.max_models), _inputs(running, policy.max_models))
+    if leaving >= excess:
+        return Wait(f"{_named(running, _LEAVING)} to leave")
+    stays = {view.id: _stays(view, now) for view in allowed}
+    ready = [view for view in allowed if stays[view.id] == 0]
+    if leaving + len(ready) >= excess:
+        return Admit(tuple(view.id for view in ready[: excess - leaving]))
+    longest = sorted(stay for stay in stays.values() if stay)
+    loading = any(view.state in _COMING for view in allowed)
+    names = ", ".join(view.model for view in allowed)
+    return Wait(f"room: {names} must have been in use for a while first", longest[0] if not loading else None)
 
 
-def _victims(launcher: Launcher, running: Sequence[InstanceView], policy: Policy) -> list[InstanceView]:
+def _allowed(launcher: Launcher, running: Sequence[InstanceView], policy: Policy) -> list[InstanceView]:
+    """Whom this launcher may make leave, sooner or later; who is first comes first."""
     candidates = [
-        v
-        for v in running
-        if v.state in _EVICTABLE and v.status != UNKNOWN and not v.queued and not v.options.get("pinned")
+        v for v in running if v.state not in _LEAVING and v.status != UNKNOWN and not v.options.get("pinned")
     ]
-    managed = sorted((v for v in candidates if v.managed), key=_last_use)
-    by_hand = sorted((v for v in candidates if not v.managed), key=_last_use)
+    managed = sorted((v for v in candidates if v.managed), key=_turn)
+    by_hand = sorted((v for v in candidates if not v.managed), key=_turn)
     if launcher == "admin":
         return managed + by_hand
     if launcher == "ollama":
@@ -110,8 +142,39 @@ def _victims(launcher: Launcher, running: Sequence[InstanceView], policy: Policy
     return managed if policy.openai_may_evict_managed else []
 
 
-def _last_use(view: InstanceView) -> float:
-    return view.last_request or view.ready_at or view.started or view.created
+def _stays(view: InstanceView, now: float | None) -> float:
+    """Seconds for which it may stay although others want its room."""
+    if view.state in _COMING:
+        return 0.0 if view.state in _UNWANTED and not view.queued else LONGEST_STAY_S
+    used = view.active or view.queued
+    fresh = view.last_request is None or view.last_request < (view.ready_at or 0)
+    if not used and not fresh:
+        return 0.0
+    if now is None or view.ready_at is None:
+        return 0.0
+    stay = min(max(view.load_seconds or 0.0, SHORTEST_STAY_S), LONGEST_STAY_S)
+    return max(view.ready_at + stay - now, 0.0)
+
+
+def _turn(view: InstanceView) -> tuple[bool, float]:
+    """What nobody uses before what is in use; then by the last use, and what is in use by its age."""
+    if view.active or view.queued:
+        return True, view.ready_at or view.created
+    return False, view.last_release or view.last_request or view.ready_at or view.started or view.created
+
+
+def _named(running: Sequence[InstanceView], states: Collection[State]) -> str:
+    return ", ".join(view.model for view in running if view.state in states)
+
+
+def _inputs(running: Sequence[InstanceView], limit: int) -> dict[str, Any]:
+    return {
+        "max_models": limit,
+        "running": len(running),
+        "launched_by_hand": sum(not view.managed for view in running),
+        "pinned": sum(bool(view.options.get("pinned")) for view in running),
+        "busy": sum(bool(view.active or view.queued) for view in running),
+    }
 
 
 def _refusal(launcher: Launcher, limit: int) -> str:

@@ -23,7 +23,7 @@ log = logging.getLogger("llamaman.events")
 RING = 1000
 
 #: Topics for everybody who may VIEW; every other topic is ADMIN's.
-VIEW_TOPICS = frozenset({"instances", "models", "presets", "images"})
+VIEW_TOPICS = frozenset({"admission", "instances", "models", "presets", "images"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,6 +26,10 @@ class Instance:
 
     :ivar fetching: how far the fetch of its engine is, such as "pulling image, 43 %"; None while nothing is fetched.
     :ivar lost: why its runtime cannot be reached now; None while it can.
+    :ivar keep_alive_s: the idle time that a client asked for, which counts where a request has started it;
+        ``math.inf`` for no end, None while nobody has asked.
+    :ivar idle_s: the idle time that counts now; 0 for no end.
+    :ivar last_release: ``time.monotonic()`` seconds.
     :ivar unsettled: its record was read while its runtime was lost: nobody knows whether its engine runs.
     """
 
@@ -76,6 +80,16 @@ class Instance:
     fetching: str | None = None
     lost: str | None = None
     unsettled: bool = False
+    keep_alive_s: float | None = None
+    idle_s: float = 0.0
+
+    @property
+    def expires(self) -> float | None:
+        """Epoch seconds at which it goes to sleep unless it is used before; None for never."""
+        if self.state is not State.READY or self.idle_s <= 0:
+            return None
+        since = None if self.active or self.queued else _epoch(self.last_release)
+        return (since or time.time()) + self.idle_s
 
     @property
     def unknown(self) -> str | None:
@@ -154,6 +168,8 @@ class Instance:
             notes=(*self.notes, *(self.handle.notes if self.handle else ())),
             facts=self.facts,
             memory_estimate=self.memory_estimate,
+            last_release=_epoch(self.last_release),
+            expires=self.expires,
         )
 
     def document(self) -> dict[str, Any]:
@@ -217,3 +233,7 @@ class Instance:
             crashes=document["crashes"],
             started=document["started"],
         )
+
+
+def _epoch(monotonic: float | None) -> float | None:
+    return None if monotonic is None else time.time() - (time.monotonic() - monotonic)

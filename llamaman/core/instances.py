@@ -9,23 +9,26 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
 from llamaman.core import launch, usage
 from llamaman.core import messages as m
-from llamaman.core.admission import Admit, Confirm, Launcher, Refuse, decide
+from llamaman.core.admission import Decision, Launcher, decide
 from llamaman.core.adoption import Adoption
 from llamaman.core.breaker import Breaker, Open
+from llamaman.core.demand import Demand
 from llamaman.core.instance import STILL, Instance
 from llamaman.core.instance_ports import InstancePorts
 from llamaman.core.launching import Launching
 from llamaman.core.parts import COLLECTION, Parts
 from llamaman.core.reach import Reach
 from llamaman.core.reconcile import Reconcile
+from llamaman.core.room import Start
 from llamaman.core.roster import Roster
 from llamaman.core.runtime_choice import LOST_RETRY_S
 from llamaman.core.services import Services
@@ -44,6 +47,8 @@ log = logging.getLogger("llamaman.instances")
 
 USER_DRAIN_S = 30.0
 CALL_TIMEOUT_S = 600.0
+#: The idle time of what is to sleep as soon as nobody needs it; 0 would mean never.
+AT_ONCE_S = 0.001
 T = TypeVar("T")
 
 
@@ -118,7 +123,7 @@ class Instances:
 
         :raises InvalidField, Conflict, LaunchError, RuntimeLost: nothing is left behind.
         """
-        return self._call(self._launching.launch(request, actor, "admin"))
+        return self._call(self._launching.launch(request, actor))
 
     def stop(self, instance_id: str, actor: str, force: bool = False) -> InstanceView:
         """Stop an instance and return when its process is gone; stopping a stopped one is no error.
@@ -162,9 +167,13 @@ class Instances:
 
     def decision(
         self, launcher: Launcher, *, embedding: bool = False, starting: str | None = None
-    ) -> Admit | Confirm | Refuse:
+    ) -> Decision:
         """What would be decided about one more running model now; nothing happens."""
         return decide(launcher, self.views(), self._p.policy(), embedding=embedding, starting=starting)
+
+    def waits(self) -> Sequence[tuple[str, str]]:
+        """(model, what it waits for) of every start that waits for room, in their order."""
+        return self._launching.room.waits()
 
     def usage(self) -> dict[str, ResourceUse]:
         """What each running instance uses, by its id, as last measured. Does not block."""
@@ -198,6 +207,32 @@ class Instances:
         """A request has left an instance."""
         if instance.state is State.DRAINING and self._roster.get(instance.id):
             self._roster.supervisor(instance).released()
+        room = self._launching.room
+        if room.is_awaited and not instance.active:
+            room.stir()
+
+    def keep_alive(self, instance: Instance, seconds: float | None) -> None:
+        """A client has used an instance, and wants it kept for so long; ``math.inf`` for ever, None: no change.
+
+        What was launched by hand keeps its own idle time.
+        """
+        instance.last_release = time.monotonic()
+        if seconds is None or not instance.managed or not self._roster.get(instance.id):
+            return
+        instance.keep_alive_s = seconds
+        self._roster.supervisor(instance).rearm_idle()
+
+    def unload(self, path: Path) -> None:
+        """Have what requests have started of a model sleep as soon as nobody needs it."""
+        for instance in self._roster.of_path(path):
+            if instance.managed and instance.state not in STILL:
+                instance.keep_alive_s = 0.0
+                self._roster.supervisor(instance).rearm_idle()
+
+    async def enlarge(self, demand: Demand) -> None:
+        """Make an idle instance ready to come back with more context, where the setting allows that."""
+        if self._p.may_enlarge():
+            await self._launching.enlarge(demand)
 
     def suspect(self, instance: Instance) -> None:
         """Requests to an instance fail although its process lives."""
@@ -244,14 +279,12 @@ class Instances:
             instance.options = {**instance.options, **live}
             self._roster.supervisor(instance).options_changed()
 
-    async def ensure_running(
-        self, model: ModelView, only: str | None, launcher: Launcher, *, embedding: bool
-    ) -> None:
+    async def ensure_running(self, demand: Demand) -> None:
         """See that some instance of a model (or the given one) is running, coming or about to end.
 
         :raises ModelUnavailable: the model limit, a configuration that keeps dying, or a lost runtime.
         """
-        await self._launching.ensure_running(model, only, launcher, embedding=embedding)
+        await self._launching.ensure_running(demand)
 
     # --- boot and end --------------------------------------------------------------------------------
 
@@ -266,6 +299,7 @@ class Instances:
     async def shutdown(self, *, stop_engines: bool) -> None:
         """End the supervision; engines are stopped too unless the next manager shall adopt them."""
         self._workers.closing = True
+        self._launching.room.stir()
         await self._reconcile.close()
         if stop_engines:
             waiters = []
@@ -313,13 +347,14 @@ class Instances:
             self._reach.refuse_if_lost(instance.runtime)
         resolved = await self._launching.resolve(instance, overrides)
         want = m.Want(actor, "restarted")
-        async with self._launching.admission:
-            await self._launching.admit(
-                "admin",
-                embedding=bool(resolved.options["embedding_model"]),
-                confirmed=confirm_overcommit,
-                starting=instance_id,
-            )
+        start = Start(
+            instance.model,
+            "admin",
+            embedding=bool(resolved.options["embedding_model"]),
+            confirmed=confirm_overcommit,
+            starting=instance_id,
+        )
+        async with self._launching.room.for_one(start):
             self._workers.refuse_if_closing()
             supervisor = self._unless_gone(instance, stops)
             if instance.state in STILL and not instance.handle:
@@ -388,6 +423,9 @@ class Instances:
         await workers.run(workers.writer, self._p.store.put, COLLECTION, instance.id, instance.document())
 
     def _idle_timeout_s(self, instance: Instance) -> float:
+        asked = instance.keep_alive_s
+        if instance.managed and asked is not None:
+            return 0.0 if asked == math.inf else max(asked, AT_ONCE_S)
         own = instance.idle_timeout_option_s
         return own or (self._p.managed_idle_timeout_s if instance.managed else 0.0)
 
@@ -397,6 +435,8 @@ class Instances:
         )
         self._publish(instance, previous, instance.state.value, instance.actor)
         self._tell(self._listeners, instance, previous)
+        if self._launching.room.is_awaited:
+            self._launching.room.stir()
 
     def _told(self, instance: Instance, kind: str) -> None:
         """News that change no state, such as how far a fetch is."""

@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from llamaman.core import fetching, launch_events, memory_guard, planner
+from llamaman.core import fetching, launch, launch_events, memory_guard, planner
 from llamaman.core import messages as m
-from llamaman.core.admission import Admit, Confirm, Launcher, decide
 from llamaman.core.breaker import Breaker
+from llamaman.core.demand import Demand
 from llamaman.core.instance import STILL, Instance
 from llamaman.core.instance_ports import InstancePorts
 from llamaman.core.memory_guard import Allowance
 from llamaman.core.parts import Parts
 from llamaman.core.reach import Reach
+from llamaman.core.room import Room, Start, Unwanted
 from llamaman.core.roster import Roster
 from llamaman.core.runtime_choice import needs_port
 from llamaman.core.services import Report
 from llamaman.core.workers import Workers
 from llamaman.errors import (
-    Conflict,
     EngineDied,
     InvalidField,
     LlamaManError,
@@ -30,13 +30,6 @@ from llamaman.errors import (
     NotFound,
 )
 from llamaman.records import Handle, InstanceView, LaunchPlan, LaunchRequest, ModelView, State
-
-
-class Confirmation(Conflict):
-    """The caller must confirm that a limit is to be exceeded."""
-
-    code = "confirm_required"
-    confirm_required = True
 
 
 class Launching:
@@ -68,53 +61,90 @@ class Launching:
         self._write = write
         self._end = end
         self._entered = entered
-        #: One launch at a time decides what fits, in the order of asking.
-        self.admission = asyncio.Lock()
+        self.room = Room(
+            roster,
+            parts.events,
+            parts.policy,
+            end=end,
+            refuse_if_closing=workers.refuse_if_closing,
+            refuse_if_lost=reach.refuse_if_lost,
+            drain_s=parts.drain_timeout_s,
+            patience_s=parts.request_timeout_s,
+        )
 
     # --- something is to run -------------------------------------------------------------------------
 
-    async def ensure_running(
-        self, model: ModelView, only: str | None, launcher: Launcher, *, embedding: bool
-    ) -> None:
+    async def ensure_running(self, demand: Demand) -> None:
         """See that some instance of a model (or the given one) is running, coming or about to end.
 
         :raises ModelUnavailable: the model limit, a configuration that keeps dying, or a lost runtime.
         """
         self._workers.refuse_if_closing()  # what is put to sleep now must not be woken by those who queued for it
-        known = self._roster.of_path(model.path)
-        instances = [i for i in known if only in (None, i.id) and self._roster.has(i)]
-        if only is not None and not instances:
+        instances = self._of(demand)
+        if demand.only is not None and not instances:
             raise NotFound("this instance no longer exists")
-        if any(i.state not in STILL and not self._roster.supervisor(i).leaving for i in instances):
+        if self._is_coming(instances):
             return
         still = [i for i in instances if i.state in STILL]
-        if still:
-            chosen = min(still, key=_wake_order)
-            await self._wake(chosen, launcher)
-            if not self._roster.has(chosen):
-                await self.ensure_running(model, only, launcher, embedding=embedding)
+        try:
+            if still:
+                chosen = min(still, key=_wake_order)
+                await self._wake(chosen, demand)
+                if not self._roster.has(chosen):
+                    await self.ensure_running(demand)
+            elif not instances:  # else all are on their way out: the pool asks again when they are
+                await self._launch_for(demand)
+        except Unwanted:
             return
-        if instances:
-            return  # all are on their way out: the pool asks again when they are
-        options = {"embedding_model": True} if embedding else {}
-        request = LaunchRequest(model_path=model.path, options=options, managed=True)
-        await self.launch(request, "gateway", launcher)
 
-    async def launch(self, request: LaunchRequest, actor: str, launcher: Launcher) -> InstanceView:
-        """A new instance, which begins to start."""
-        model = self._p.model_at(request.model_path)
+    def _of(self, demand: Demand) -> list[Instance]:
+        known = self._roster.of_path(demand.model.path)
+        return [i for i in known if demand.only in (None, i.id) and self._roster.has(i)]
+
+    def _is_coming(self, instances: Sequence[Instance]) -> bool:
+        return any(i.state not in STILL and not self._roster.supervisor(i).leaving for i in instances)
+
+    async def launch(self, request: LaunchRequest, actor: str) -> InstanceView:
+        """A new instance by hand, which begins to start."""
+        model = self._launchable(request.model_path)
+        resolved = await self.resolve(model, request.options)
+        embedding = bool(resolved.options["embedding_model"])
+        async with self.room.for_one(
+            Start(model.name, "admin", embedding=embedding, confirmed=request.confirm_overcommit)
+        ):
+            return await self._create(model, resolved, request, actor)
+
+    async def _launch_for(self, demand: Demand) -> None:
+        """A new instance for requests."""
+        model = self._launchable(demand.model.path)
+        options: dict[str, Any] = {"embedding_model": True} if demand.embedding else {}
+        if size := self._context_for(model, demand.context):
+            options["ctx_size"] = size
+        resolved = await self.resolve(model, options)
+        embedding = bool(resolved.options["embedding_model"])
+        request = LaunchRequest(model_path=model.path, options=options, managed=True)
+        async with self.room.for_one(
+            Start(model.name, demand.launcher, embedding=embedding, wanted=demand.wanted)
+        ):
+            if not self._of(demand):  # unless somebody else was faster
+                await self._create(model, resolved, request, "gateway")
+
+    def _launchable(self, path: Path) -> ModelView:
+        model = self._p.model_at(path)
         if not model.runnable:
             reason = self._p.why_not_runnable(model.path) or "llama.cpp cannot run it"
             raise InvalidField("model_path", f"model '{model.name}' cannot be launched: {reason}")
-        resolved = await self.resolve(model, request.options)
-        async with self.admission:
-            await self.admit(
-                launcher,
-                embedding=bool(resolved.options["embedding_model"]),
-                confirmed=request.confirm_overcommit,
-                starting=None,
-            )
-            return await self._create(model, resolved, request, actor)
+        return model
+
+    def _context_for(self, model: ModelView, asked: int | None) -> int | None:
+        """The context size that a client's wish adds to a start by request; None for no change.
+
+        Never less than the default, which other clients count on, and never against a preset.
+        """
+        if asked is None or "ctx_size" in (self._p.sources.preset(model.path) or {}):
+            return None
+        size = min(asked, model.context_length or asked)
+        return size if size > launch.defaults()["ctx_size"] else None
 
     async def _create(
         self, model: ModelView, resolved: planner.Resolved, request: LaunchRequest, actor: str
@@ -151,7 +181,7 @@ class Launching:
         supervisor.post(m.Want(actor, "launched"))
         return instance.view()
 
-    async def _wake(self, instance: Instance, launcher: Launcher) -> None:
+    async def _wake(self, instance: Instance, demand: Demand) -> None:
         stops = instance.stops
         if self._reach.reason(instance.runtime):  # unless its preset names an engine elsewhere by now
             await self.resolve(instance, instance.overrides)
@@ -163,14 +193,42 @@ class Launching:
                 retry_after=max(1, round(pause.seconds)),
             )
         embedding = bool(instance.options.get("embedding_model"))
-        async with self.admission:
-            await self.admit(launcher, embedding=embedding, confirmed=False, starting=instance.id)
-            self._workers.refuse_if_closing()
+        async with self.room.for_one(
+            Start(
+                instance.model,
+                demand.launcher,
+                embedding=embedding,
+                starting=instance.id,
+                wanted=demand.wanted,
+            )
+        ):
             if not self._roster.has(instance):
                 return  # it was removed while others were decided about
+            if self._is_coming(self._of(demand)):
+                return  # somebody else was faster
             if instance.stops != stops:
                 raise ModelUnavailable(f"model '{instance.model}' was stopped", retry_after=5)
+            if instance.managed and (size := self._context_for(demand.model, demand.context)):
+                instance.overrides = {
+                    **instance.overrides,
+                    "ctx_size": max(size, instance.overrides.get("ctx_size", 0)),
+                }
             await self._roster.supervisor(instance).tell(m.Want("gateway", "woken by a request"))
+
+    async def enlarge(self, demand: Demand) -> None:
+        """Put an idle instance that requests have started to sleep if it has less context than is asked for.
+
+        It wakes with more. One that is in use, or that was launched by hand, stays as it is.
+        """
+        size = self._context_for(demand.model, demand.context)
+        ready = [i for i in self._of(demand) if i.state is State.READY]
+        if size is None or len(ready) != 1:
+            return
+        (instance,) = ready
+        has = instance.context_length
+        if has is None or has >= size or instance.active or instance.queued or not instance.managed:
+            return
+        await self._end(instance, m.Stop("sleeping", "gateway", "restarting with more context", 0))
 
     async def _unchanged(self, instance: Instance) -> bool:
         """Whether a wake would try the very configuration that keeps dying."""
@@ -191,45 +249,6 @@ class Launching:
         if instance.last_exit is not None:
             return EngineDied(message, retry_after=retry)
         return ModelUnavailable(message, retry_after=retry)
-
-    # --- who has to leave ----------------------------------------------------------------------------
-
-    async def admit(
-        self, launcher: Launcher, *, embedding: bool, confirmed: bool, starting: str | None
-    ) -> None:
-        """Make room for one more, or say why there is none. Only with the lock ``admission``."""
-        decision = decide(
-            launcher,
-            [instance.view() for instance in sorted(self._roster.all(), key=lambda i: i.created)],
-            self._p.policy(),
-            embedding=embedding,
-            confirmed=confirmed,
-            starting=starting,
-        )
-        match decision:
-            case Admit(victims=victims):
-                for victim in victims:
-                    await self._evict(victim)
-            case Confirm(message=message):
-                raise Confirmation(message)
-            case _:
-                raise ModelUnavailable(decision.message, retry_after=30)
-
-    async def _evict(self, instance_id: str) -> None:
-        instance = self._roster.get(instance_id)
-        if instance is None:
-            return
-        target: m.Target = "sleeping" if instance.wakes_on_request else "stopped"
-        gone = await self._end(
-            instance, m.Stop(target, "admission", "evicted", self._p.drain_timeout_s, give_up=True)
-        )
-        if not gone:
-            self._reach.refuse_if_lost(instance.runtime)
-            raise ModelUnavailable(
-                f"model '{instance.model}' is busy and could not be evicted within "
-                f"{self._p.drain_timeout_s:g} s (DRAIN_TIMEOUT)",
-                retry_after=30,
-            )
 
     # --- what supervisors use ------------------------------------------------------------------------
 

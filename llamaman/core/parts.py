@@ -41,6 +41,8 @@ class Parts:
     load_timeout_s: float
     health_timeout_s: float
     drain_timeout_s: float
+    request_timeout_s: float
+    may_enlarge: Callable[[], bool]  # whether a request for more context may restart an idle model
     diagnose: Callable[[Instance, Exit], str]
     discard_log: Callable[[Path], None]
 

@@ -217,6 +217,7 @@ class Supervisor:
         instance.slots = None
         instance.context_length = None
         instance.facts = None
+        instance.keep_alive_s = None
         instance.last_exit = None
         self._want = None
         self._spawning = True
@@ -451,7 +452,7 @@ class Supervisor:
             self._stop = None
             self._answer_stops(done=False)
             self._set(State.READY, "kept: requests were still running", "supervisor")
-            self._rearm_idle()  # its timer may have fired in vain meanwhile
+            self.rearm_idle()  # its timer may have fired in vain meanwhile
         else:
             self._begin_stop()
 
@@ -556,7 +557,7 @@ class Supervisor:
             self.post(m.DrainOver(self.instance.generation, expired=False))
 
     def _arm_idle(self) -> None:
-        timeout = self._s.idle_timeout_s(self.instance)
+        timeout = self.instance.idle_s = self._s.idle_timeout_s(self.instance)
         if timeout > 0:
             self._timers.arm("idle", timeout, m.Idle(self.instance.generation))
 
@@ -573,14 +574,15 @@ class Supervisor:
             self._timers.arm("idle", max(wait, 0.05), m.Idle(instance.generation))
             return
         instance.desired = "sleeping"
-        self._end_process(m.Stop("sleeping", "idle", f"idle for {timeout / 60:g} min", 0))
+        self._end_process(m.Stop("sleeping", "idle", _idle_reason(instance, timeout), 0))
 
     def options_changed(self) -> None:
         """Live options changed: note them, and look at the idle time again."""
         self._background(self._notes.will())
-        self._rearm_idle()
+        self.rearm_idle()
 
-    def _rearm_idle(self) -> None:
+    def rearm_idle(self) -> None:
+        """Its idle time may be another one now."""
         self._timers.cancel("idle")
         if self.instance.state is State.READY:
             self._arm_idle()
@@ -634,3 +636,7 @@ class Supervisor:
         if task.cancelled() or (error := task.exception()) is None:
             return
         log.error("instance %s: %s", self.instance.id, error, exc_info=error)
+
+
+def _idle_reason(instance: Instance, timeout_s: float) -> str:
+    return "unloaded by a client" if instance.keep_alive_s == 0 else f"idle for {timeout_s / 60:g} min"

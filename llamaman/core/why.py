@@ -38,11 +38,15 @@ class Prospect:
     """What becomes of the next request for something that does not run.
 
     :ivar refusal: why it would be refused, None when it would not.
+    :ivar ollama: whether the refusal does not hold for the Ollama API, which has more rights.
     :ivar leaves: the models that would have to leave for it.
+    :ivar waits: what it would have to wait for, None when for nothing.
     """
 
     refusal: str | None = None
+    ollama: bool = False
     leaves: tuple[str, ...] = ()
+    waits: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Question:
     :ivar model: the model's name. :ivar instances: those of the model, or the one that was asked about.
     :ivar events: of the topic ``instances``, oldest first; others' events are left out here.
     :ivar pauses: instance id -> the pause that its configuration's deaths have earned.
+    :ivar waits: what a start of it waits for now.
     :ivar problem: why the model cannot be run at all.
     :ivar idle_default_min: the minutes after which what requests started sleeps; 0 for never.
     """
@@ -63,6 +68,7 @@ class Question:
     now: float
     pauses: Mapping[str, Open] = field(default_factory=dict)
     prospect: Prospect = Prospect()
+    waits: str | None = None
     problem: str | None = None
     idle_default_min: float = 0.0
 
@@ -92,6 +98,8 @@ def explain(question: Question) -> Answer:
     entered = next((e for e in reversed(history) if e.kind == view.state.value), None)
     subject = view.model if question.kind == "model" else f"instance {view.id[:8]} of {view.model}"
     parts = [f"{subject} {_sentence(view, entered, history, question)}"]
+    if question.waits:
+        parts.append(f"a start of it waits for {question.waits}")
     others = len(question.instances) - 1
     if others:
         parts.append(f"it has {others} more instance{'s' if others > 1 else ''}")
@@ -151,8 +159,12 @@ def _not_loaded(question: Question) -> Answer:
     history = [event for event in question.events if event.data.get("model") == question.model]
     removed = history[-1] if history and history[-1].kind == "removed" else None
     reason = f"its last instance was removed{_by(removed)}" if removed else "nobody has asked for it yet"
+    if question.waits:
+        reason, then = f"it waits for {question.waits}", "requests for it are answered when it has loaded"
+    else:
+        then = _prospect(question.prospect, "loads it")
     return Answer(
-        answer=f"{question.model} is not loaded: {reason}; {_prospect(question.prospect, 'loads it')}",
+        answer=f"{question.model} is not loaded: {reason}; {then}",
         state=NOT_LOADED,
         reason=reason,
         actor=removed.actor if removed else None,
@@ -204,7 +216,7 @@ def _setting(view: InstanceView, question: Question) -> str:
 
 
 def _evictor(view: InstanceView) -> str:
-    return " to make room for another model (LLAMAMAN_MAX_MODELS)" if view.reason == "evicted" else ""
+    return ", to stay within LLAMAMAN_MAX_MODELS" if view.reason.startswith("evicted") else ""
 
 
 def _next(view: InstanceView, question: Question) -> str:
@@ -216,11 +228,18 @@ def _next(view: InstanceView, question: Question) -> str:
 
 
 def _prospect(prospect: Prospect, does: str) -> str:
+    which = "the next request"
+    first = ""
     if prospect.refusal:
-        return f"a request now is refused: {prospect.refusal}"
+        if not prospect.ollama:
+            return f"a request now is refused: {prospect.refusal}"
+        which = "one through the Ollama API"
+        first = f"a request through the OpenAI or Anthropic API now is refused: {prospect.refusal}; "
     if prospect.leaves:
-        return f"the next request {does}, and {', '.join(prospect.leaves)} has to leave for it"
-    return f"the next request {does}"
+        return f"{first}{which} {does}, and {', '.join(prospect.leaves)} has to leave for it"
+    if prospect.waits:
+        return f"{first}{which} waits for {prospect.waits}"
+    return f"{first}{which} {does}"
 
 
 def _since(view: InstanceView) -> float | None:

@@ -14,7 +14,7 @@ from llamaman.runtime import Runtime
 
 if TYPE_CHECKING:
     from llamaman.core.accounts.accounts import Accounts
-    from llamaman.core.admission import Admit, Confirm, Launcher, Refuse
+    from llamaman.core.admission import Decision, Launcher
     from llamaman.core.audit import Audit
     from llamaman.core.auth import Keys
     from llamaman.core.breaker import Open
@@ -59,8 +59,11 @@ class Instances(Protocol):
 
     def decision(
         self, launcher: Launcher, *, embedding: bool = False, starting: str | None = None
-    ) -> Admit | Confirm | Refuse:
+    ) -> Decision:
         """What would be decided about one more running model now."""
+
+    def waits(self) -> Sequence[tuple[str, str]]:
+        """(model, what it waits for) of every start that waits for room."""
 
     def usage(self) -> Mapping[str, ResourceUse]:
         """What each running instance uses, by its id, as last measured. Does not block."""

@@ -11,10 +11,12 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Protocol
 
 from llamaman.access import Access
 from llamaman.core.auth import allows_model, authorise
+from llamaman.core.demand import Demand
 from llamaman.core.hooks import Hooks
 from llamaman.core.instance import Instance
 from llamaman.core.library_contract import Library
@@ -28,6 +30,7 @@ from llamaman.errors import (
     UpstreamFailed,
     UpstreamTimeout,
 )
+from llamaman.gateway.affinity import conversation
 from llamaman.gateway.body import parse_object
 from llamaman.gateway.dialect import (
     Call,
@@ -37,6 +40,7 @@ from llamaman.gateway.dialect import (
     Event,
     InferenceRoute,
     Intent,
+    Lease,
     Next,
     Reply,
     Result,
@@ -50,7 +54,7 @@ from llamaman.gateway.event_stream import EventStream
 from llamaman.gateway.exchange import Exchange, Exchanges, Send
 from llamaman.gateway.limits import ClientGone
 from llamaman.gateway.overrides import sampling_overrides
-from llamaman.gateway.pool import Grant, Pools, lease_of
+from llamaman.gateway.pool import Grant, Pools, Wish, lease_of
 from llamaman.gateway.request import Request
 from llamaman.gateway.request_checks import (
     WrongPort,
@@ -87,6 +91,15 @@ class Registry(Protocol):
 
     def views(self) -> Sequence[InstanceView]:
         """All of them."""
+
+    async def enlarge(self, demand: Demand) -> None:
+        """Make an idle instance ready to come back with more context, where that is allowed."""
+
+    def keep_alive(self, instance: Instance, seconds: float | None) -> None:
+        """A client has used it and wants it kept for so long; None: no change."""
+
+    def unload(self, path: Path) -> None:
+        """Have what requests have started of a model sleep as soon as nobody needs it."""
 
     def is_embedding(self, model: ModelView) -> bool:
         """Whether the model runs, or would run, as an embedding model."""
@@ -264,6 +277,9 @@ class Pipeline:
         exchange.dialect.check(intent, model)
         if parts.hooks.has("admit"):
             raise_reject(parts.hooks.admit(self._forward_call(exchange, intent, model)))
+        if intent.action == "unload":
+            await self._unload(exchange, intent, model)
+            return
         if intent.stream:
             exchange.keep_alive()
         replaced = False
@@ -280,25 +296,47 @@ class Pipeline:
                 raise failure or UpstreamFailed("the engine broke the connection") from None
             finally:
                 grant.release()
+                if intent.keep_alive is not None or intent.action == "load":
+                    parts.registry.keep_alive(grant.instance, intent.keep_alive)
 
     async def _grant(
         self, exchange: Exchange, model: ModelView, own: Instance | None, intent: Intent, *, embedding: bool
     ) -> Grant:
-        pool = self._p.pools.of(model.path)
-        # A shared queue may hand a request of one instance's port to another instance of the model.
-        only = own.id if own and not own.options.get("share_queue") else None
-        grant = pool.try_now(only, intent.slots)
+        pools = self._p.pools
+        pool = pools.of(model.path)
+        wish = Wish(
+            model,
+            weight=0 if intent.action == "load" else intent.slots,
+            # A shared queue may hand a request of one instance's port to another instance of the model.
+            only=own.id if own and not own.options.get("share_queue") else None,
+            launcher=intent.launcher,
+            embedding=embedding or (intent.needs == "embedding" and model.embedding),
+            context=intent.context,
+            home=_home(intent) if pools.has_choice(model.path) else None,
+        )
+        if intent.context is not None and intent.wakes:
+            await self._p.registry.enlarge(
+                Demand(model, wish.launcher, wish.only, wish.embedding, intent.context)
+            )
+        grant = pool.try_now(wish)
         if grant is None:
             if not intent.wakes:
                 raise ModelUnavailable(f"model '{model.name}' is not running, and this does not start it")
             exchange.phase = "load" if pool.loading else "queue"
             waited = time.monotonic()
-            wants_embedding = embedding or (intent.needs == "embedding" and model.embedding)
-            grant = await pool.wait(model, only, intent.slots, intent.launcher, embedding=wants_embedding)
+            grant = await pool.wait(wish)
             exchange.queued_s += time.monotonic() - waited
         exchange.instance_id = grant.instance.id
         exchange.phase = "prefill"
         return grant
+
+    async def _unload(self, exchange: Exchange, intent: Intent, model: ModelView) -> None:
+        """Have it sleep as soon as nobody needs it; the dialect only phrases the answer."""
+        self._p.registry.unload(model.path)
+        for op in exchange.dialect.serve(intent, model, Lease(None, time.time())):
+            if not isinstance(op, Reply):
+                raise PluginError(exchange.dialect.name, "an unload is answered, nothing else")
+            await exchange.reply(op)
 
     def _forward_call(self, exchange: Exchange, intent: Intent, model: ModelView) -> ForwardCall:
         return ForwardCall(
@@ -439,3 +477,9 @@ class Pipeline:
                 error=error.message if error else None,
             )
         )
+
+
+def _home(intent: Intent) -> str | None:
+    if intent.affinity is not None:
+        return intent.affinity
+    return conversation(intent.request.json) if intent.request and intent.slots else None

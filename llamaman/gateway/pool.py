@@ -18,13 +18,17 @@ from typing import Protocol
 
 from llamaman.core import fetching
 from llamaman.core.admission import Launcher
+from llamaman.core.demand import Demand
 from llamaman.core.instance import Instance
 from llamaman.errors import InvalidField, LlamaManError, ModelUnavailable, QueueFull, RuntimeLost
+from llamaman.gateway.affinity import Homes
 from llamaman.gateway.dialect import Lease
 from llamaman.gateway.upstream import Upstream
 from llamaman.records import ModelView, State
 
 DEFAULT_QUEUE_DEPTH = 200
+#: More requests than this at home than elsewhere, and another instance reads the prompt anew.
+CLEARLY_BUSIER = 1
 
 _COMING = frozenset(
     {State.QUEUED, State.PREPARING, State.STARTING, State.BACKOFF, State.STOPPING, State.DRAINING}
@@ -38,9 +42,7 @@ class Fleet(Protocol):
     def of_model(self, path: Path) -> list[Instance]:
         """The instances of one model file."""
 
-    async def ensure_running(
-        self, model: ModelView, only: str | None, launcher: Launcher, *, embedding: bool
-    ) -> None:
+    async def ensure_running(self, demand: Demand) -> None:
         """Start or wake what is missing; raises why it cannot."""
 
     def released(self, instance: Instance) -> None:
@@ -96,53 +98,70 @@ def lease_of(grant: Grant) -> Lease:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """What a request wants of its model's pool.
+
+    :ivar weight: the slots that it takes; 0 for what runs beside what generates.
+    :ivar only: the instance that it came through, None for any.
+    :ivar home: requests of the same value find their prompt's beginning in one instance's cache.
+    """
+
+    model: ModelView
+    weight: int = 1
+    only: str | None = None
+    launcher: Launcher = "openai"
+    embedding: bool = False
+    context: int | None = None
+    home: str | None = None
+
+
 @dataclass(slots=True, eq=False)
 class _Ticket:
     future: asyncio.Future[Grant]
-    model: ModelView
-    only: str | None
-    weight: int
-    launcher: Launcher
-    embedding: bool
+    wish: Wish
     timer: asyncio.TimerHandle | None = None
+
+
+#: Who starts a model: two launchers have different rights, so each has a start of its own in the queue for room.
+_Starter = tuple[str | None, Launcher]
 
 
 class Pool:
     """The queue of one model."""
 
-    __slots__ = ("_ensuring", "_fleet", "_path", "_tickets", "_timeout_s")
+    __slots__ = ("_ensuring", "_fleet", "_homes", "_path", "_tickets", "_timeout_s")
 
     def __init__(self, fleet: Fleet, path: Path, timeout_s: float) -> None:
         self._fleet = fleet
         self._path = path
         self._timeout_s = timeout_s
         self._tickets: deque[_Ticket] = deque()
-        self._ensuring: dict[str | None, asyncio.Task[None]] = {}
+        self._ensuring: dict[_Starter, asyncio.Task[None]] = {}
+        self._homes = Homes()
 
-    def try_now(self, only: str | None, weight: int) -> Grant | None:
+    def try_now(self, wish: Wish) -> Grant | None:
         """A grant if that is possible without overtaking anybody."""
-        if self._tickets and weight:
+        if self._tickets and wish.weight:
             return None
-        instance = self._choose(only, weight)
-        return Grant(self, instance, weight) if instance else None
+        instance = self._choose(wish)
+        return self._grant(instance, wish) if instance else None
 
-    async def wait(
-        self, model: ModelView, only: str | None, weight: int, launcher: Launcher, *, embedding: bool
-    ) -> Grant:
+    async def wait(self, wish: Wish) -> Grant:
         """Queue for a grant, starting or waking an instance when none is there.
 
         :raises QueueFull: the queue is at its limit, or the wait took longer than REQUEST_TIMEOUT.
         :raises LlamaManError: whatever stands in the way of the start.
         :raises ModelUnavailable: what is to serve it is on its way, but nobody need wait for that now.
         """
-        instances = self._candidates(only)
+        instances = self._candidates(wish.only)
         if delay := _delay(instances):
             raise delay
         depth = max((int(i.options.get("max_queue_depth") or 0) for i in instances), default=0)
         if len(self._tickets) >= (depth or DEFAULT_QUEUE_DEPTH):
             raise QueueFull("request queue full", retry_after=1)
         loop = asyncio.get_running_loop()
-        ticket = _Ticket(loop.create_future(), model, only, weight, launcher, embedding)
+        ticket = _Ticket(loop.create_future(), wish)
         self._tickets.append(ticket)
         self._arm(ticket)
         self.show()
@@ -150,7 +169,7 @@ class Pool:
             if any(i.state is State.READY for i in instances):
                 self.pump()  # those before it may wait for another instance, or it can never be served
             else:
-                self._ensure(model, only, launcher, embedding=embedding)
+                self._ensure(wish)
             return await ticket.future
         except asyncio.CancelledError:
             if ticket.future.done() and not ticket.future.cancelled() and not ticket.future.exception():
@@ -188,15 +207,16 @@ class Pool:
         for ticket in self._tickets:
             if ticket.future.done():
                 continue
-            instance = self._choose(ticket.only, ticket.weight, awaited)
+            wish = ticket.wish
+            instance = self._choose(wish, awaited)
             if instance:
-                ticket.future.set_result(Grant(self, instance, ticket.weight))
+                ticket.future.set_result(self._grant(instance, wish))
             elif self._refuse_if_too_heavy(ticket):
                 continue
-            elif ticket.only is None:
+            elif wish.only is None:
                 break
             else:
-                awaited.add(ticket.only)
+                awaited.add(wish.only)
 
     def changed(self, instance: Instance) -> None:
         """An instance of this model changed its state."""
@@ -208,25 +228,28 @@ class Pool:
             return
         if instance.state not in (State.FAILED, State.STOPPED, State.SLEEPING):
             return
-        asleep = instance.state is State.SLEEPING
+        # It fell asleep, or made room for another, while somebody queued for it.
+        comes_back = instance.state is State.SLEEPING or instance.actor == "admission"
         for ticket in tuple(self._tickets):
-            if ticket.future.done() or ticket.only in self._ensuring:
+            wish = ticket.wish
+            if ticket.future.done() or (wish.only, wish.launcher) in self._ensuring:
                 continue
-            if any(i.state in _ALIVE for i in self._candidates(ticket.only)):
+            if any(i.state in _ALIVE for i in self._candidates(wish.only)):
                 continue
-            if ticket.only not in (None, instance.id):
+            if wish.only not in (None, instance.id):
                 continue
-            if asleep:  # it fell asleep while somebody queued for it
-                self._ensure(ticket.model, ticket.only, ticket.launcher, embedding=ticket.embedding)
+            if comes_back:
+                self._ensure(wish)
             else:
                 ticket.future.set_exception(self._why(instance))
 
     def _send_away(self, instance: Instance) -> None:
         """Tell those who have nobody else to wait for."""
         for ticket in self._tickets:
-            if ticket.future.done() or ticket.only not in (None, instance.id):
+            only = ticket.wish.only
+            if ticket.future.done() or only not in (None, instance.id):
                 continue
-            if delay := _delay(self._candidates(ticket.only)):
+            if delay := _delay(self._candidates(only)):
                 ticket.future.set_exception(delay)
 
     def _why(self, instance: Instance) -> LlamaManError:
@@ -234,22 +257,35 @@ class Pool:
             return self._fleet.unavailable(instance)
         return ModelUnavailable(f"model '{instance.model}' was stopped: {instance.reason}", retry_after=5)
 
-    def _choose(self, only: str | None, weight: int, awaited: Collection[str] = ()) -> Instance | None:
+    def _choose(self, wish: Wish, awaited: Collection[str] = ()) -> Instance | None:
+        """The least busy instance with room for it, or the one that knows its conversation unless that is busier."""
         best: Instance | None = None
+        home = self._homes.of(wish.home) if wish.home else None
+        at_home: Instance | None = None
+        only = wish.only
         for instance in self._fleet.of_model(self._path):
             if instance.state is not State.READY or instance.unsettled or instance.last_exit is not None:
                 continue
             if instance.id in awaited or (only is not None and instance.id != only):
                 continue
-            if instance.capacity - instance.active < weight:
+            if instance.capacity - instance.active < wish.weight:
                 continue
+            if instance.id == home:
+                at_home = instance
             if best is None or instance.active < best.active:
                 best = instance
+        if at_home and best and at_home.active - best.active <= CLEARLY_BUSIER:
+            return at_home
         return best
 
+    def _grant(self, instance: Instance, wish: Wish) -> Grant:
+        if wish.home:
+            self._homes.note(wish.home, instance.id)
+        return Grant(self, instance, wish.weight)
+
     def _refuse_if_too_heavy(self, ticket: _Ticket) -> bool:
-        ready = [i for i in self._candidates(ticket.only) if i.state is State.READY]
-        if not ready or any(i.capacity >= ticket.weight for i in ready):
+        ready = [i for i in self._candidates(ticket.wish.only) if i.state is State.READY]
+        if not ready or any(i.capacity >= ticket.wish.weight for i in ready):
             return False
         most = max(i.capacity for i in ready)
         ticket.future.set_exception(
@@ -263,22 +299,30 @@ class Pool:
 
     # --- starting ------------------------------------------------------------------------------------
 
-    def _ensure(self, model: ModelView, only: str | None, launcher: Launcher, *, embedding: bool) -> None:
-        if only in self._ensuring:
+    def _ensure(self, wish: Wish) -> None:
+        starter = wish.only, wish.launcher
+        if starter in self._ensuring:
             return
-        task = asyncio.get_running_loop().create_task(
-            self._fleet.ensure_running(model, only, launcher, embedding=embedding)
+        demand = Demand(
+            wish.model,
+            wish.launcher,
+            wish.only,
+            wish.embedding,
+            wish.context,
+            wanted=lambda: any(_starter(ticket) == starter for ticket in self._tickets),
         )
-        self._ensuring[only] = task
-        task.add_done_callback(lambda done: self._ensured(only, done))
+        task = asyncio.get_running_loop().create_task(self._fleet.ensure_running(demand))
+        self._ensuring[starter] = task
+        task.add_done_callback(lambda done: self._ensured(starter, done))
 
-    def _ensured(self, only: str | None, task: asyncio.Task[None]) -> None:
-        self._ensuring.pop(only, None)
+    def _ensured(self, starter: _Starter, task: asyncio.Task[None]) -> None:
+        self._ensuring.pop(starter, None)
         error = task.exception() if not task.cancelled() else None
         if error is None:
             self.pump()
-            for instance in self._candidates(only):
+            for instance in self._candidates(starter[0]):
                 self.changed(instance)
+            self._ask_again(starter)
             return
         failure = (
             error if isinstance(error, LlamaManError) else LlamaManError("internal error while starting")
@@ -286,8 +330,16 @@ class Pool:
         if failure is not error:
             task.get_loop().call_exception_handler({"message": "starting a model failed", "exception": error})
         for ticket in tuple(self._tickets):
-            if ticket.only == only and not ticket.future.done():
+            if _starter(ticket) == starter and not ticket.future.done():
                 ticket.future.set_exception(failure)
+
+    def _ask_again(self, starter: _Starter) -> None:
+        """For those who came when a start was being given up for want of anybody who waited."""
+        for ticket in self._tickets:
+            if _starter(ticket) == starter and not ticket.future.done():
+                if not self._candidates(starter[0]):
+                    self._ensure(ticket.wish)
+                return
 
     def _arm(self, ticket: _Ticket) -> None:
         if self._timeout_s > 0:
@@ -304,6 +356,10 @@ class Pool:
                 f"no slot came free within {self._timeout_s:g} s (REQUEST_TIMEOUT); try again", retry_after=5
             )
         )
+
+
+def _starter(ticket: _Ticket) -> _Starter:
+    return ticket.wish.only, ticket.wish.launcher
 
 
 def _delay(instances: Collection[Instance]) -> ModelUnavailable | None:
@@ -330,6 +386,10 @@ class Pools:
         if pool is None:
             pool = self._pools[path] = Pool(self._fleet, path, self._timeout_s)
         return pool
+
+    def has_choice(self, path: Path) -> bool:
+        """Whether a model has several instances."""
+        return len(self._fleet.of_model(path)) > 1
 
     def changed(self, instance: Instance, _previous: State | None = None) -> None:
         """An instance changed its state, or why it need not be waited for; called by the registry on the loop."""

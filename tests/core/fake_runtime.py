@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from llamaman.core import launch, planner
-from llamaman.core.admission import Policy
+from llamaman.core.admission import Launcher, Policy
 from llamaman.core.engine_client import EngineUnreachable
 from llamaman.core.events import Events
 from llamaman.core.instance import Instance
@@ -33,7 +33,7 @@ from llamaman.core.ports import PortPool
 from llamaman.core.store import Changes, Document, Operation, Store
 from llamaman.core.supervisor import Supervisor
 from llamaman.errors import LlamaManError, NotFound, PortTaken, StoreReadOnly
-from llamaman.gateway.pool import Grant, Pools
+from llamaman.gateway.pool import Grant, Pools, Wish
 from llamaman.records import (
     Address,
     Engine,
@@ -315,6 +315,8 @@ class World:
         self.models: dict[str, ModelView] = {}
         self.managed_idle_timeout_s = 0.0
         self.drain_timeout_s = 0.15
+        self.request_timeout_s = 10.0
+        self.may_enlarge = False
         self.load_timeout_s = 0.4
         self.loop_errors: list[str] = []
         self.diagnosis: Exception | None = None
@@ -337,7 +339,7 @@ class World:
         parts = self._parts()
         self.events = parts.events
         self.instances = Instances(parts)
-        self.pools = Pools(self.instances, 10.0)
+        self.pools = Pools(self.instances, self.request_timeout_s)
         self.instances.subscribe(self.pools.changed, reasons=True)
         self.instances.subscribe(lambda i, _: self.history.append((i.id, i.state, i.generation)))
         await asyncio.wait_for(self.instances.boot(), 10)
@@ -392,6 +394,8 @@ class World:
             load_timeout_s=self.load_timeout_s,
             health_timeout_s=0.2,
             drain_timeout_s=self.drain_timeout_s,
+            request_timeout_s=self.request_timeout_s,
+            may_enlarge=lambda: self.may_enlarge,
             diagnose=diagnose,
             discard_log=lambda path: path.unlink(missing_ok=True),
         )
@@ -413,12 +417,18 @@ class World:
 
     # --- what a client does
 
-    async def grant(self, model: str = "alpha", *, only: str | None = None) -> Grant:
+    async def grant(
+        self,
+        model: str = "alpha",
+        *,
+        only: str | None = None,
+        launcher: Launcher = "openai",
+        context: int | None = None,
+    ) -> Grant:
         """A slot, as the pipeline gets one; raises why there is none."""
         pool = self.pools.of(self.models[model].path)
-        return pool.try_now(only, 1) or await pool.wait(
-            self.models[model], only, 1, "openai", embedding=False
-        )
+        wish = Wish(self.models[model], only=only, launcher=launcher, context=context)
+        return pool.try_now(wish) or await pool.wait(wish)
 
     # --- looking at it
 

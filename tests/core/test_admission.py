@@ -6,7 +6,17 @@ from typing import Any
 
 import pytest
 
-from llamaman.core.admission import Admit, Confirm, Launcher, Policy, Refuse, decide
+from llamaman.core.admission import (
+    LONGEST_STAY_S,
+    SHORTEST_STAY_S,
+    Admit,
+    Confirm,
+    Launcher,
+    Policy,
+    Refuse,
+    Wait,
+    decide,
+)
 from llamaman.records import Address, Handle, InstanceView, State
 
 from .some_instance import some_instance
@@ -46,7 +56,7 @@ def test_below_the_limit_nobody_has_to_leave(launcher: Launcher) -> None:
 def test_what_is_there_or_coming_or_going_counts_and_what_is_gone_does_not(state: State) -> None:
     counts = state not in (State.SLEEPING, State.STOPPED, State.FAILED)
     decision = decide("openai", [by_hand("a", 1, state=state)], ONE_LIMIT)
-    assert isinstance(decision, Refuse) == counts
+    assert isinstance(decision, Refuse | Wait) == counts
 
 
 def test_instances_of_administrators_and_of_the_proxy_count_alike() -> None:
@@ -136,27 +146,83 @@ def test_when_the_limit_is_enforced_managed_ones_leave_first_then_those_of_admin
 # --- who is spared --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("spared", [{"options": {"pinned": True}}, {"queued": 1}])
-def test_pinned_and_awaited_models_are_never_evicted(spared: dict[str, Any]) -> None:
-    running = [managed("spared", 1, **spared), managed("other", 2)]
+def test_pinned_models_are_never_evicted() -> None:
+    running = [managed("pinned", 1, options={"pinned": True}), managed("other", 2)]
     assert decide("ollama", running, Policy(max_models=2)) == Admit(("other",))
     assert isinstance(decide("ollama", running[:1], ONE_LIMIT), Refuse)
 
 
+def test_one_that_could_not_be_made_to_leave_is_spared() -> None:
+    running = [managed("busy", 1), managed("other", 2)]
+    assert decide("ollama", running, Policy(max_models=2), spared={"busy"}) == Admit(("other",))
+    assert isinstance(decide("ollama", running, Policy(max_models=2), spared={"busy", "other"}), Refuse)
+
+
+@pytest.mark.parametrize("state", [State.DRAINING, State.STOPPING])
+@pytest.mark.parametrize("launcher", ["ollama", "openai"])
+def test_room_that_comes_free_anyway_is_waited_for(launcher: Launcher, state: State) -> None:
+    assert isinstance(decide(launcher, [by_hand("a", 1, state=state)], ONE_LIMIT), Wait)
+    running = [managed("going", 1, state=state), managed("idle", 2)]
+    assert isinstance(decide("ollama", running, Policy(max_models=2)), Wait), (
+        "nobody else has to leave for it"
+    )
+
+
+@pytest.mark.parametrize("state", [State.QUEUED, State.PREPARING, State.STARTING])
+def test_what_is_loading_for_somebody_is_waited_for(state: State) -> None:
+    loading = managed("a", 1, state=state, queued=1)
+    assert isinstance(decide("ollama", [loading], ONE_LIMIT), Wait)
+    assert isinstance(decide("openai", [loading], ONE_LIMIT), Refuse), "it may not make it leave later either"
+
+
+@pytest.mark.parametrize("state", [State.STARTING, State.BACKOFF])
+def test_what_is_loading_for_nobody_leaves_at_once(state: State) -> None:
+    assert decide("ollama", [managed("a", 1, state=state)], ONE_LIMIT) == Admit(("a",))
+
+
+# --- how long one may stay that is in use ---------------------------------------------------------------
+
+
+def in_use(instance_id: str, ready_at: float, **given: Any) -> InstanceView:
+    return managed(instance_id, ready_at + 0.1, ready_at=ready_at, **{"active": 1, **given})
+
+
 @pytest.mark.parametrize(
-    "state", [State.QUEUED, State.PREPARING, State.DRAINING, State.STOPPING, State.BACKOFF]
+    ("load_seconds", "stay"),
+    [(None, SHORTEST_STAY_S), (0.1, SHORTEST_STAY_S), (7.0, 7.0), (900.0, LONGEST_STAY_S)],
 )
-def test_what_is_between_two_states_is_no_victim(state: State) -> None:
-    assert isinstance(decide("ollama", [managed("a", 1, state=state)], ONE_LIMIT), Refuse)
+def test_it_stays_as_long_as_its_load_took_within_bounds(load_seconds: float | None, stay: float) -> None:
+    busy = in_use("a", 1000.0, load_seconds=load_seconds)
+    decision = decide("ollama", [busy], ONE_LIMIT, now=1000.0 + stay / 2)
+    assert isinstance(decision, Wait)
+    assert decision.seconds == pytest.approx(stay / 2)
+    assert decide("ollama", [busy], ONE_LIMIT, now=1000.0 + stay) == Admit(("a",))
 
 
-def test_one_that_was_never_used_counts_from_when_it_became_ready() -> None:
-    fresh = view("fresh", managed=True, ready_at=50.0, created=1.0)
-    assert decide("ollama", [fresh, managed("used", 40)], Policy(max_models=2)) == Admit(("used",))
-    assert decide("ollama", [fresh, managed("used", 60)], Policy(max_models=2)) == Admit(("fresh",))
+def test_one_that_nobody_uses_leaves_before_any_that_is_in_use_and_at_once() -> None:
+    idle = managed("idle", 1999, ready_at=1999.0)
+    running = [in_use("busy", 1000.0), idle]
+    assert decide("ollama", running, Policy(max_models=2), now=2000.0) == Admit(("idle",))
+    assert decide("ollama", [idle], ONE_LIMIT, now=1999.5) == Admit(("idle",))
 
 
-def test_what_cannot_be_reached_now_counts_and_is_no_victim() -> None:
-    lost = managed("a", 1, lost="the Docker daemon cannot be reached", handle=HANDLE)
-    assert decide("ollama", [lost, managed("b", 2)], Policy(max_models=LIMIT)) == Admit(("b",))
-    assert isinstance(decide("ollama", [lost], ONE_LIMIT), Refuse)
+def test_one_that_has_not_served_anybody_yet_is_given_a_moment() -> None:
+    fresh = view("fresh", managed=True, ready_at=1000.0)
+    assert isinstance(decide("ollama", [fresh], ONE_LIMIT, now=1000.1), Wait)
+    assert decide("ollama", [fresh], ONE_LIMIT, now=1002.0) == Admit(("fresh",))
+
+
+def test_of_those_in_use_the_one_that_has_stayed_longest_leaves() -> None:
+    running = [in_use("young", 1990.0), in_use("old", 1000.0, active=0, queued=3)]
+    assert decide("ollama", running, Policy(max_models=2), now=2000.0) == Admit(("old",))
+
+
+def test_an_administrator_waits_for_nobody_to_have_stayed_long_enough() -> None:
+    policy = Policy(max_models=1, enforce_for_admin=True)
+    assert decide("admin", [in_use("a", 1000.0)], policy, now=None) == Admit(("a",))
+
+
+def test_a_refusal_says_what_it_rests_on() -> None:
+    decision = decide("ollama", [by_hand("a", 1, active=1)], ONE_LIMIT)
+    assert isinstance(decision, Refuse)
+    assert decision.inputs == {"max_models": 1, "running": 1, "launched_by_hand": 1, "pinned": 0, "busy": 1}

@@ -49,9 +49,24 @@ def test_one_that_sleeps_names_the_setting_it_sleeps_by(options: Any, default: f
 
 
 def test_one_that_was_evicted_says_for_what_and_who_has_to_leave_next() -> None:
-    assert said(view(State.SLEEPING, "evicted"), prospect=Prospect(leaves=("llama",))) == (
-        "qwen sleeps: evicted to make room for another model (LLAMAMAN_MAX_MODELS); "
+    evicted = view(State.SLEEPING, "evicted for model 'phi'")
+    assert said(evicted, prospect=Prospect(leaves=("llama",))) == (
+        "qwen sleeps: evicted for model 'phi', to stay within LLAMAMAN_MAX_MODELS; "
         "the next request wakes it, and llama has to leave for it"
+    )
+
+
+def test_one_that_waits_for_room_says_for_what() -> None:
+    assert said(view(State.SLEEPING, "idle for 30 min"), waits="llama to leave").endswith(
+        "; a start of it waits for llama to leave"
+    )
+
+
+def test_what_the_apis_may_do_differs_and_both_are_told() -> None:
+    prospect = Prospect("the OpenAI API does not evict", ollama=True, leaves=("llama",))
+    assert said(view(State.SLEEPING, "x"), prospect=prospect).endswith(
+        "; a request through the OpenAI or Anthropic API now is refused: the OpenAI API does not evict; "
+        "one through the Ollama API wakes it, and llama has to leave for it"
     )
 
 

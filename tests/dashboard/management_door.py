@@ -12,7 +12,7 @@ import json
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
 from importlib import import_module
@@ -24,7 +24,7 @@ import llamaman
 from llamaman.access import Access, Scope
 from llamaman.core import audit_events
 from llamaman.core.accounts.accounts import Accounts
-from llamaman.core.admission import Admit, Confirm, Launcher, Refuse
+from llamaman.core.admission import Admit, Decision, Launcher
 from llamaman.core.audit import Audit
 from llamaman.core.auth import Keys, authorise
 from llamaman.core.breaker import Open
@@ -84,10 +84,11 @@ class FakeInstances:
         self.logs_dir = logs_dir
         self.all: dict[str, InstanceView] = {}
         self.launched: list[LaunchRequest] = []
+        self.waiting: list[tuple[str, str]] = []
         self.calls: list[tuple[str, ...]] = []
         self.refusal: LlamaManError | Exception | None = None
         self.pauses: dict[str, Open] = {}
-        self.admission: Admit | Confirm | Refuse = Admit()
+        self.admission: Decision = Admit()
         self.used: dict[str, ResourceUse] = {}
 
     def views(self) -> tuple[InstanceView, ...]:
@@ -166,8 +167,11 @@ class FakeInstances:
 
     def decision(
         self, launcher: Launcher, *, embedding: bool = False, starting: str | None = None
-    ) -> Admit | Confirm | Refuse:
+    ) -> Decision:
         return self.admission
+
+    def waits(self) -> Sequence[tuple[str, str]]:
+        return self.waiting
 
     def usage(self) -> Mapping[str, ResourceUse]:
         return self.used

@@ -6,10 +6,10 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-from llamaman.core.admission import Launcher
+from llamaman.core.demand import Demand
 from llamaman.core.instance import Instance
 from llamaman.errors import LlamaManError, ModelUnavailable
-from llamaman.gateway.pool import Grant, Pool, Pools
+from llamaman.gateway.pool import Grant, Pool, Pools, Wish
 from llamaman.records import ModelView, State
 
 MODEL = ModelView(name="tiny", path=Path("/models/tiny.gguf"), size=1, quant=None, modified=0.0)
@@ -33,9 +33,8 @@ class Fleet:
     def of_model(self, path: Path) -> list[Instance]:
         return [i for i in self.instances if i.model_path == path]
 
-    async def ensure_running(
-        self, model: ModelView, only: str | None, launcher: Launcher, *, embedding: bool
-    ) -> None:
+    async def ensure_running(self, demand: Demand) -> None:
+        model, only = demand.model, demand.only
         self.starts.append(only)
         await self.may_start.wait()
         if self.start_error:
@@ -78,14 +77,17 @@ class Fleet:
         instance.reason = reason
         self.pools.changed(instance)
 
-    async def ask(self, *, only: str | None = None, weight: int = 1) -> Grant:
-        """A grant as the pipeline gets one."""
-        grant = self.pool.try_now(only, weight)
-        return grant or await self.pool.wait(MODEL, only, weight, "openai", embedding=False)
+    def try_now(self, **wish: Any) -> Grant | None:
+        """A grant if there is one without waiting."""
+        return self.pool.try_now(Wish(MODEL, **wish))
 
-    def ask_soon(self, *, only: str | None = None, weight: int = 1) -> asyncio.Task[Grant]:
+    async def ask(self, **wish: Any) -> Grant:
+        """A grant as the pipeline gets one."""
+        return self.try_now(**wish) or await self.pool.wait(Wish(MODEL, **wish))
+
+    def ask_soon(self, **wish: Any) -> asyncio.Task[Grant]:
         """The same as a task of its own."""
-        return asyncio.get_running_loop().create_task(self.ask(only=only, weight=weight))
+        return asyncio.get_running_loop().create_task(self.ask(**wish))
 
     @property
     def active(self) -> int:

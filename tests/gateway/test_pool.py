@@ -25,11 +25,11 @@ def test_a_free_slot_is_granted_at_once_and_comes_back_with_the_release(run: Run
     async def main() -> None:
         fleet = Fleet()
         instance = fleet.add()
-        grant = fleet.pool.try_now(None, 1)
+        grant = fleet.try_now()
         assert grant is not None
         assert grant.instance is instance
         assert (instance.active, instance.last_request is not None) == (1, True)
-        assert fleet.pool.try_now(None, 1) is None
+        assert fleet.try_now() is None
         grant.release()
         assert (instance.active, fleet.left) == (0, [instance.id])
         assert instance.last_release is not None
@@ -52,7 +52,7 @@ def test_only_ready_instances_are_given_out(run: Run, state: State) -> None:
     async def main() -> None:
         fleet = Fleet()
         fleet.add(state=state)
-        assert fleet.pool.try_now(None, 1) is None
+        assert fleet.try_now() is None
 
     run(main())
 
@@ -62,7 +62,7 @@ def test_permits_never_exceed_slots_nor_max_concurrent(run: Run) -> None:
         for slots, limit, most in ((2, 0, 2), (2, 1, 1), (2, 9, 2), (1, 4, 1)):
             fleet = Fleet()
             fleet.add(slots=slots, max_concurrent=limit)
-            grants = [fleet.pool.try_now(None, 1) for _ in range(12)]
+            grants = [fleet.try_now() for _ in range(12)]
             assert sum(grant is not None for grant in grants) == most
 
     run(main())
@@ -119,7 +119,7 @@ def test_nobody_overtakes_the_queue_through_a_slot_that_just_came_free(run: Run)
         first = fleet.ask_soon()
         await turns()
         held.release()
-        assert fleet.pool.try_now(None, 1) is None  # promised to the first, who has not run yet
+        assert fleet.try_now() is None  # promised to the first, who has not run yet
         (await first).release()
 
     run(main())
@@ -219,7 +219,7 @@ def test_what_needs_no_slot_does_not_wait_for_one_and_takes_none(run: Run) -> No
         await fleet.ask()
         fleet.ask_soon()
         await turns()
-        grant = fleet.pool.try_now(None, 0)
+        grant = fleet.try_now(weight=0)
         assert grant is not None
         assert instance.active == 1
         grant.release()
@@ -253,7 +253,7 @@ def test_a_port_does_not_overtake_its_own_queue(run: Run) -> None:
         await fleet.ask()
         heavy = fleet.ask_soon(only=instance.id, weight=2)
         await turns()
-        assert fleet.pool.try_now(instance.id, 1) is None
+        assert fleet.try_now(only=instance.id) is None
         assert not heavy.done()
 
     run(main())
@@ -583,7 +583,7 @@ def test_an_instance_whose_process_just_ended_is_not_given_out(run: Run) -> None
 
         fleet = Fleet()
         fleet.add().last_exit = Exit(None, 11, 0.0)
-        assert fleet.pool.try_now(None, 1) is None
+        assert fleet.try_now() is None
 
     run(main())
 
@@ -680,7 +680,7 @@ def test_nobody_is_given_to_nor_waits_for_an_engine_of_which_nobody_knows_whethe
         fleet = Fleet()
         instance = fleet.add(state=state)
         instance.unsettled, instance.lost = True, "the Docker daemon is away"
-        assert fleet.pool.try_now(None, 1) is None
+        assert fleet.try_now() is None
         with pytest.raises(RuntimeLost, match="the Docker daemon is away"):
             await fleet.ask()
         known = fleet.add()

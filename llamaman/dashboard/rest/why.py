@@ -13,7 +13,7 @@ from typing import Any
 from flask import Blueprint, Response, jsonify, request
 
 from llamaman.access import Access, access
-from llamaman.core.admission import Admit, Refuse
+from llamaman.core.admission import Admit, Refuse, Wait
 from llamaman.core.auth import allows
 from llamaman.core.why import NOT_LOADED, Prospect, Question, explain
 from llamaman.dashboard.answer_schemas import (
@@ -104,6 +104,7 @@ def _answer(kernel: Services, target: str) -> dict[str, Any]:
         now=time.time(),
         pauses=pauses,
         prospect=_prospect(kernel, views, model),
+        waits=dict(kernel.instances.waits()).get(name),
         problem=None if model is None or model.runnable else kernel.library.reason(model.path),
         idle_default_min=kernel.config.idle_timeout_min,
     )
@@ -154,16 +155,24 @@ def _unknown(target: str, candidates: Sequence[str]) -> str:
 
 
 def _prospect(kernel: Services, views: Sequence[InstanceView], model: ModelView | None) -> Prospect:
-    """What admission would say to a request now; asked as the API with the fewest rights asks."""
+    """What admission would say to a request now, through the API with the fewest rights and the one with more."""
     embedding = bool(model and model.embedding) or any(v.options.get("embedding_model") for v in views)
     starting = views[0].id if len(views) == 1 else None
+    refusal: str | None = None
     decision = kernel.instances.decision("openai", embedding=embedding, starting=starting)
     if isinstance(decision, Refuse):
-        return Prospect(refusal=decision.message)
-    if isinstance(decision, Admit) and decision.victims:
-        names = {view.id: view.model for view in kernel.instances.views()}
-        return Prospect(leaves=tuple(names.get(victim, victim) for victim in decision.victims))
-    return Prospect()
+        refusal = decision.message
+        decision = kernel.instances.decision("ollama", embedding=embedding, starting=starting)
+        if isinstance(decision, Refuse):
+            return Prospect(refusal)
+    names = {view.id: view.model for view in kernel.instances.views()}
+    victims = decision.victims if isinstance(decision, Admit) else ()
+    return Prospect(
+        refusal,
+        ollama=refusal is not None,
+        leaves=tuple(names.get(victim, victim) for victim in victims),
+        waits=decision.message if isinstance(decision, Wait) else None,
+    )
 
 
 def _short(view: InstanceView) -> dict[str, Any]:
