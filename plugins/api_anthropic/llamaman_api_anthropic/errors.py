@@ -1,0 +1,73 @@
+"""Errors in Anthropic's envelope. Pure.
+
+Read by the dialect: errors of the kernel, and those that llama-server reports in its own shape.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+
+from llamaman import JSON_HEADERS
+
+_TYPES = {
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+    529: "overloaded_error",
+}
+
+#: How llama-server begins what it calls a fault of its own (500), though the request is at fault.
+_CLIENTS_FAULTS = (
+    "Failed to parse",
+    "Failed to load image",
+    "Invalid diff",
+    "Unable to generate parser",
+    "image input is not supported",
+    "audio input is not supported",
+    "video input is not supported",
+)
+
+
+def kind_of(status: int) -> str:
+    """Anthropic's type of an error with this HTTP status."""
+    return _TYPES.get(status) or ("invalid_request_error" if 400 <= status < 500 else "api_error")
+
+
+def envelope(status: int, message: str, request_id: str | None = None) -> bytes:
+    """The body of an error."""
+    error = {"type": kind_of(status), "message": message}
+    return json.dumps(
+        {"type": "error", "error": error, "request_id": request_id}, ensure_ascii=False
+    ).encode()
+
+
+def event(body: bytes) -> bytes:
+    """An error's body as the last event of a stream."""
+    return b"event: error\ndata: " + body + b"\n\n"
+
+
+def headers(request_id: str, base: Sequence[tuple[bytes, bytes]] = JSON_HEADERS) -> list[tuple[bytes, bytes]]:
+    """An answer's headers, with the id that Anthropic's clients show."""
+    return [*base, (b"request-id", request_id.encode())]
+
+
+def engines(status: int, body: bytes) -> tuple[int, str]:
+    """What llama-server's error says to a client: status and message.
+
+    A 500 that the request is to blame for becomes a 400: clients try again after a 500. What the engine cannot do
+    at all (501) will not be possible the next time either.
+    """
+    try:
+        message = json.loads(body)["error"]["message"]
+    except (ValueError, LookupError, TypeError):  # not its error object, but something in between
+        message = None
+    if not isinstance(message, str) or not message:
+        message = f"the engine answered {status} without saying why"
+    if status == 501 or (status == 500 and message.startswith(_CLIENTS_FAULTS)):
+        status = 400
+    return status, message
