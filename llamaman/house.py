@@ -125,7 +125,8 @@ class House:
         )
         events = EventFeed(kernel.events, loop, count=count, is_live=is_live)
         own = [("llamaman", log_streams.route()), ("llamaman", events.route())]
-        tables = build_tables(dialects, Native(), [*own, *streams], on_broken=self._broken)
+        native = Native(web_ui=lambda: bool(kernel.settings.get("instances.web_ui")))
+        tables = build_tables(dialects, native, [*own, *streams], on_broken=self._broken)
         kernel.requests = InFlight(self._pipeline.exchanges, loop)
 
         def make_app(secret: bytes) -> Any:

@@ -108,6 +108,9 @@ INFERENCE_BODY: Final = limit(
     unit="bytes",
     answer=413,
 )
+AUDIO_BODY: Final = limit(
+    "audio_body", 25 << 20, "An upload that is to be transcribed.", section=_BODIES, unit="bytes", answer=413
+)
 BODIES_IN_MEMORY: Final = limit(
     "bodies_in_memory",
     512 << 20,
@@ -134,6 +137,17 @@ MANAGEMENT_BODY: Final = limit(
 )
 MANAGEMENT_DEPTH: Final = limit(
     "management_depth", 64, "Levels of nesting in a management body.", section=_BODIES, answer=400
+)
+MEDIA_URLS: Final = limit(
+    "media_urls",
+    16,
+    "Images and the like that a request names by URL, where they are fetched (`media.fetch_urls`).",
+    section=_BODIES,
+    answer=400,
+)
+MEDIA_BYTES: Final = limit("media", 10 << 20, "One of those.", section=_BODIES, unit="bytes", answer=400)
+MEDIA_FETCH_S: Final = limit(
+    "media_time", 10, "Fetching one of those.", section=_BODIES, unit="s", answer=400
 )
 
 _STREAMS = "Open streams"

@@ -156,6 +156,7 @@ class Call:
         does not stream what will be over at once.
     :ivar rename: (the engine's model name, the client's) to be exchanged in what comes back.
     :ivar content_type: of the body; only JSON can be patched.
+    :ivar compressed: whether the answer may come compressed, as the result then says.
     """
 
     method: str
@@ -166,6 +167,7 @@ class Call:
     rename: tuple[str, str] | None = None
     most_tokens: int | None = None
     content_type: bytes = b"application/json"
+    compressed: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,13 +230,18 @@ class Chunk:
 class Result:
     """The end of a call. ``relayed`` is True when the answer already went to the client.
 
+    :ivar body: of an error, without the host's paths.
     :ivar at: when it came, epoch seconds.
+    :ivar content_type: what the engine calls a plain body. It is not to be trusted.
+    :ivar encoding: how a compressed body is encoded.
     """
 
     status: int
     body: bytes
     relayed: bool = False
     at: float = field(default=0.0, compare=False)
+    content_type: bytes = b""
+    encoding: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from llamaman.gateway.body import patched, rename
 from llamaman.gateway.dialect import SSE_HEADERS, Call, Calls, Event, Result, Results
 from llamaman.gateway.event_stream import EventStream, assemble, meter_body
 from llamaman.gateway.exchange import Exchange
+from llamaman.gateway.host_paths import names_only
 from llamaman.gateway.pool import Grant
 from llamaman.gateway.relay import Relay
 from llamaman.gateway.sse import EventTooLarge
@@ -65,7 +66,7 @@ class EngineCalls:
                 answer = await response.read_all(MAX_ANSWER)
                 if response.status == 200:
                     meter_body(exchange.meter, answer)
-                return Result(response.status, rename(answer, call.rename), at=time.time())
+                return _result(response, rename(answer, call.rename))
             if mode == "relay":
                 relay = Relay(exchange, call.rename)
                 await response.pipe(relay, exchange.request.drained)
@@ -86,7 +87,7 @@ class EngineCalls:
         """Begin a call in ``stream`` mode: its first event, and the stream unless it was refused."""
         response = await self._open(grant, call, "stream", patch)
         if response.status != 200:
-            return Result(response.status, await response.read_all(MAX_ANSWER)), None
+            return _result(response, await response.read_all(MAX_ANSWER)), None
         stream = EventStream(response, exchange.meter)
         try:
             return await stream.next(), stream
@@ -101,6 +102,8 @@ class EngineCalls:
             headers.append((b"content-type", call.content_type))
             if call.content_type == JSON:
                 body = patched(body, {**call.patch, **patch, **_BY_MODE[mode]})
+        if call.compressed:
+            headers.append((b"accept-encoding", b"gzip"))
         return await grant.client.request(
             call.method,
             call.path.encode(),
@@ -150,6 +153,17 @@ class EngineCalls:
                 self._suspect(grant.instance)
         finally:
             grant.release()
+
+
+def _result(response: Response, body: bytes) -> Result:
+    named = dict(response.headers)
+    return Result(
+        response.status,
+        names_only(body) if response.status >= 400 else body,
+        at=time.time(),
+        content_type=named.get(b"content-type", b""),
+        encoding=named.get(b"content-encoding", b""),
+    )
 
 
 def _is_brief(call: Call, instance: Instance) -> bool:

@@ -1,7 +1,8 @@
 """The ASGI application behind every listener: which route, served by whom.
 
 The surfaces differ only in their tables: inference everywhere, management on its own listener and on the
-admin socket, llama-server's own endpoints on instance ports. What no table knows is our 404.
+admin socket, llama-server's own endpoints bare on instance ports and by model elsewhere. What no table knows
+is our 404.
 """
 
 from __future__ import annotations

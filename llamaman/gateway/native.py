@@ -1,21 +1,24 @@
-"""llama-server's own endpoints on an instance's port: a closed table of what is passed through.
+"""The dialect of llama-server itself: `endpoints.py` passed through, on instance ports and by model elsewhere.
 
-Everything that is not listed here is our own 404, whatever the engine was started with. Endpoints that
-change shared state need MANAGE; those that show other users' parameters need VIEW.
+An engine gets the table's literal path, the table's query parameters and a client's body; a client gets the
+engine's body, its content type and nothing else of its head. What changes shared state needs MANAGE, what shows
+other users' parameters VIEW, and neither starts or wakes a model.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Literal
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+from urllib.parse import parse_qsl, urlencode
 
-from llamaman.access import Access
-from llamaman.errors import InvalidField, LlamaManError
+from llamaman.access import OPENS, Access
+from llamaman.errors import InvalidField, InvalidRequest, LlamaManError, NotFound
 from llamaman.gateway.dialect import (
     JSON_HEADERS,
     Call,
+    Headers,
     InferenceRoute,
     Intent,
     Lease,
@@ -24,66 +27,77 @@ from llamaman.gateway.dialect import (
     Request,
     Result,
     Serving,
+    Surface,
 )
-from llamaman.records import ModelView
+from llamaman.gateway.endpoints import ASSETS, ENDPOINTS, UPSTREAM, Endpoint
+from llamaman.gateway.host_paths import without_paths
+from llamaman.records import Identity, ModelView
 
-
-@dataclass(frozen=True, slots=True)
-class Endpoint:
-    """One endpoint of llama-server.
-
-    :ivar upstream: the literal path that is asked, never the client's bytes.
-    :ivar slots: 0 for what llama-server answers beside its slots.
-    :ivar text: the answer is plain text, not JSON.
-    """
-
-    method: str
-    path: str
-    upstream: str
-    access: Access = Access.INFERENCE
-    needs: Literal["chat", "completion", "embedding", "any"] = "any"
-    streams: bool = False
-    slots: int = 1
-    text: bool = False
-
-
-ENDPOINTS: tuple[Endpoint, ...] = (
-    Endpoint("POST", "/completion", "/completion", needs="completion", streams=True),
-    Endpoint("POST", "/completions", "/completion", needs="completion", streams=True),
-    Endpoint("POST", "/chat/completions", "/v1/chat/completions", needs="chat", streams=True),
-    Endpoint("POST", "/infill", "/infill", needs="completion", streams=True),
-    Endpoint("POST", "/embedding", "/embedding", needs="embedding"),
-    Endpoint("POST", "/embeddings", "/embeddings", needs="embedding"),
-    Endpoint("POST", "/tokenize", "/tokenize", slots=0),
-    Endpoint("POST", "/detokenize", "/detokenize", slots=0),
-    Endpoint("POST", "/apply-template", "/apply-template", slots=0),
-    Endpoint("GET", "/props", "/props", slots=0),
-    Endpoint("GET", "/slots", "/slots", access=Access.VIEW, slots=0),
-    Endpoint("GET", "/metrics", "/metrics", access=Access.VIEW, slots=0, text=True),
-    Endpoint("GET", "/lora-adapters", "/lora-adapters", access=Access.VIEW, slots=0),
-    Endpoint("POST", "/lora-adapters", "/lora-adapters", access=Access.MANAGE, slots=0),
-    Endpoint("POST", "/props", "/props", access=Access.MANAGE, slots=0),
+_BY_ROUTE: Mapping[tuple[str, str], Endpoint] = {
+    **{(e.method, e.path): e for e in (*ENDPOINTS, *ASSETS)},
+    **{(e.method, UPSTREAM + e.path): e for e in ENDPOINTS},
+}
+#: What tells about files: the host's paths are taken out.
+_TELLS_OF_FILES = frozenset({"/props", "/lora-adapters", "/models", "/v1/models"})
+_TEXT_HEADERS: Headers = ((b"content-type", b"text/plain; charset=utf-8"),)
+_MULTIPART = re.compile(
+    rb'multipart/form-data; *boundary=("[\w\'()+,./:=? -]{1,70}"|[\w\'+.-]{1,70})', re.ASCII
 )
+_ASSET = re.compile(r"(?:[\w-][\w.-]*/){0,8}[\w-][\w.-]*", re.ASCII)
+#: What a file of the web page is, by its ending; an engine's own word would let a model's file be a script.
+_TYPES: Mapping[str, bytes] = {
+    "html": b"text/html; charset=utf-8",
+    "js": b"text/javascript; charset=utf-8",
+    "css": b"text/css; charset=utf-8",
+    "json": b"application/json",
+    "webmanifest": b"application/manifest+json",
+    "svg": b"image/svg+xml",
+    "ico": b"image/x-icon",
+    "png": b"image/png",
+    "woff2": b"font/woff2",
+    "woff": b"font/woff",
+    "wasm": b"application/wasm",
+}
 
-_BY_ROUTE: Mapping[tuple[str, str], Endpoint] = {(e.method, e.path): e for e in ENDPOINTS}
-#: Members of ``/props`` that name the host's files.
-_PRIVATE = ("model_path", "path")
-_TEXT_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"),)
+
+def _routes() -> tuple[InferenceRoute, ...]:
+    found = []
+    for e in (*ENDPOINTS, *ASSETS):
+        surfaces: list[Surface] = ["manage", "proxy"] if e.by_model else []
+        if e.instance:
+            surfaces.append("instance")
+        if surfaces:
+            found.append(InferenceRoute(e.method, e.path, e.access, e.body, e.limit, tuple(surfaces)))
+    found += (
+        InferenceRoute(e.method, UPSTREAM + e.path, e.access, e.body, e.limit, ("manage", "proxy"))
+        for e in ENDPOINTS
+    )
+    return tuple(found)
 
 
 class Native:
-    """The dialect of llama-server itself; served on instance ports only."""
+    """See :class:`llamaman.gateway.dialect.Dialect`.
+
+    :param web_ui: whether instances show llama.cpp's own web page (setting ``instances.web_ui``).
+    """
 
     name = "llama.cpp"
-    routes = tuple(
-        InferenceRoute(e.method, e.path, e.access, "json" if e.method == "POST" else "none")
-        for e in ENDPOINTS
-    )
+    routes = _routes()
+
+    def __init__(self, web_ui: Callable[[], bool] = lambda: False) -> None:
+        self._web_ui = web_ui
 
     def open(self, request: Request) -> Intent | Reply:
-        """Everything goes to the port's own instance."""
+        """By the model in the path, by the one that the body names, or to the port's own instance."""
         endpoint = _BY_ROUTE[request.route.method, request.route.pattern]
-        model = request.json.get("model")
+        if endpoint.asset and not (self._web_ui() and _ASSET.fullmatch(_file(request))):
+            raise NotFound("Not found")
+        if endpoint.body == "raw" and not _MULTIPART.fullmatch(request.content_type):
+            raise InvalidRequest(
+                "send this as multipart/form-data, with the boundary in the Content-Type header"
+            )
+        _target(endpoint, request)  # refuses what cannot be asked
+        model = request.values.get("model", request.json.get("model"))
         if model is not None and not isinstance(model, str):
             raise InvalidField("model", "model must be a string")
         stream = request.json.get("stream")
@@ -93,7 +107,7 @@ class Native:
             model=model,
             needs=endpoint.needs,
             stream=bool(stream) and endpoint.streams,
-            slots=endpoint.slots,
+            slots=_slots(endpoint, request.json),
             wakes=endpoint.access is Access.INFERENCE and endpoint.method == "POST",
             request=request,
         )
@@ -106,16 +120,32 @@ class Native:
         request = intent.request
         assert request is not None
         endpoint = _BY_ROUTE[request.route.method, request.route.pattern]
-        patch = {"id_slot": -1} if "id_slot" in request.json else {}
-        mode: Literal["relay", "plain"] = "relay" if intent.stream else "plain"
-        result = yield Call(endpoint.method, endpoint.upstream, request.raw, mode=mode, patch=patch)
+        if (slot := request.values.get("id_slot")) and lease.slots is not None and int(slot) >= lease.slots:
+            raise NotFound(f"the instance has {lease.slots} slots, and {slot} is none of them")
+        result = yield Call(
+            endpoint.method,
+            _target(endpoint, request),
+            request.raw,
+            mode="relay" if intent.stream else "plain",
+            patch=_patch(request),
+            rename=_rename(request, model),
+            content_type=request.content_type if endpoint.body == "raw" else b"application/json",
+            compressed=endpoint.asset,
+        )
         assert isinstance(result, Result)
         if result.relayed:
             return
-        if endpoint.text and result.status == 200:
+        if result.status != 200:
+            yield Reply(result.status, JSON_HEADERS, result.body)
+        elif endpoint.asset:
+            yield Reply(200, _asset_headers(_file(request), result), result.body)
+        elif endpoint.text or (
+            endpoint.body == "raw" and not result.content_type.startswith(b"application/json")
+        ):
             yield Reply(200, _TEXT_HEADERS, result.body)
         else:
-            yield Reply(result.status, JSON_HEADERS, _without_paths(endpoint, result.body))
+            body = without_paths(result.body) if endpoint.path in _TELLS_OF_FILES else result.body
+            yield Reply(200, JSON_HEADERS, body)
 
     def error(self, error: LlamaManError, *, started: bool) -> Reply | bytes:
         """The specification's flat shape."""
@@ -132,15 +162,73 @@ class Native:
         return b": waiting\n\n"
 
 
-def _without_paths(endpoint: Endpoint, body: bytes) -> bytes:
-    if endpoint.path not in ("/props", "/lora-adapters"):
-        return body
+def _target(endpoint: Endpoint, request: Request) -> str:
+    """Path and query for the engine, of the table's words and of checked values alone."""
+    if endpoint.asset:
+        return "/" + _file(request) if _file(request) != "index.html" else "/"
+    path = endpoint.upstream or endpoint.path
+    if "{id_slot}" in path:
+        slot = request.values["id_slot"]
+        if not (slot.isascii() and slot.isdecimal() and len(slot) <= 4):
+            raise NotFound("Not found")
+        path = path.replace("{id_slot}", str(int(slot)))
+    query = _query(endpoint, request.query)
+    return f"{path}?{urlencode(query)}" if query else path
+
+
+def _query(endpoint: Endpoint, given: bytes) -> dict[str, str]:
+    if not endpoint.query or not given:
+        return {}
     try:
-        data = json.loads(body)
+        pairs = parse_qsl(given.decode("ascii"), keep_blank_values=True, errors="strict", max_num_fields=64)
     except ValueError:
-        return body
-    for item in data if isinstance(data, list) else [data]:
-        if isinstance(item, dict):
-            for name in _PRIVATE:
-                item.pop(name, None)
-    return json.dumps(data, ensure_ascii=False).encode()
+        raise InvalidRequest("the query is not percent-encoded UTF-8 with at most 64 parameters") from None
+    kept: dict[str, str] = {}
+    for name, value in pairs:
+        allowed = endpoint.query.get(name)
+        if allowed is None:
+            continue
+        if name in kept or not allowed.fullmatch(value):
+            raise InvalidField(
+                name, f"{name} must be given once, as one of {allowed.pattern.replace('|', ', ')}"
+            )
+        kept[name] = value
+    return kept
+
+
+def _file(request: Request) -> str:
+    """The file of the web page that is asked for."""
+    return request.path[1:] or "index.html"
+
+
+def _asset_headers(file: str, result: Result) -> Headers:
+    kind = _TYPES.get(file.rpartition(".")[2], b"application/octet-stream")
+    headers = [(b"content-type", kind), (b"cache-control", b"no-cache")]
+    if result.encoding == b"gzip":
+        headers.append((b"content-encoding", b"gzip"))
+    return headers
+
+
+def _slots(endpoint: Endpoint, body: Mapping[str, Any]) -> int:
+    """``n`` of a completion is as many slots as it has answers."""
+    count = body.get("n")
+    if not endpoint.streams or count is None:
+        return endpoint.slots
+    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 128:
+        raise InvalidField("n", "n must be an integer from 1 to 128")
+    return count
+
+
+def _patch(request: Request) -> dict[str, Any]:
+    """Which slot serves whom is the pool's business, unless somebody manages it."""
+    return {"id_slot": -1} if "id_slot" in request.json and not _manages(request.identity) else {}
+
+
+def _manages(identity: Identity) -> bool:
+    return identity.scope is not None and Access.MANAGE in OPENS[identity.scope]
+
+
+def _rename(request: Request, model: ModelView) -> tuple[str, str] | None:
+    """Answers name the model as the client's body did; the engine knows it by its own name."""
+    name = request.json.get("model")
+    return (model.name, name) if isinstance(name, str) and name and name != model.name else None

@@ -1,7 +1,7 @@
 """Which routes each listener serves on the event loop, laid out once at boot.
 
 The surfaces differ only in their tables: inference everywhere, streams and management on the management
-listener and the admin socket, llama-server's own endpoints on instance ports.
+listener and the admin socket, llama-server's own endpoints bare on instance ports and by model elsewhere.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ def build_tables(
 ) -> Tables:
     """Lay out the surfaces.
 
-    :param dialects: (plugin name, dialect); on an instance port their paths win over llama-server's own.
+    :param dialects: (plugin name, dialect); their paths win over llama-server's own.
     :param on_broken: told plugin and reason when a route is taken, malformed or open to strangers; that dialect
         or stream stays out.
     """
@@ -148,10 +148,10 @@ def build_tables(
             for surface in route.surfaces:
                 getattr(tables, surface).add(route.method, route.pattern, entry, owner)
     for route in native.routes:
-        if tables.instance.match(route.method, route.pattern) is None:
-            tables.instance.add(
-                route.method, route.pattern, Inference(native, route, route.access), "llamaman"
-            )
+        for surface in route.surfaces:
+            table = getattr(tables, surface)
+            if table.match(route.method, route.pattern) is None:
+                table.add(route.method, route.pattern, Inference(native, route, route.access), "llamaman")
     for owner, stream in streams:
         problem = _stream_problem(owner, stream, (tables.manage, tables.admin))
         if problem:
@@ -229,7 +229,7 @@ def _over_management(pattern: str) -> bool:
     _, first, *rest = [*pattern.split("/"), ""]
     if not _may_be(first, {"api"}):
         return False
-    return bool(rest) and _may_be(rest[0], MANAGEMENT)
+    return first.endswith("*}") or (bool(rest) and _may_be(rest[0], MANAGEMENT))
 
 
 def _may_be(segment: str, names: Collection[str]) -> bool:

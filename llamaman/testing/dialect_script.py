@@ -327,7 +327,10 @@ def _check_call(call: Call) -> None:
     assert call.path.startswith("/"), call.path
     assert call.path.isascii(), call.path
     assert not set(call.path) & set(" \r\n?#%"), call.path
-    if call.body:
+    if call.body and call.content_type != b"application/json":
+        assert not call.patch, "only JSON can be patched"
+        assert not set(call.content_type) & set(b"\r\n"), call.content_type
+    elif call.body:
         top = {path: value for path, value in call.patch.items() if "." not in path}
         parse_object(splice(call.body, top))
     else:

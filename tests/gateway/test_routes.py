@@ -18,6 +18,9 @@ def table() -> Table[str]:
     routes.add("GET", "/a/{x}", "one", "p")
     routes.add("GET", "/a/{x}/b/{y}", "two", "p")
     routes.add("GET", "/a/fixed", "fixed", "core")
+    routes.add("GET", "/rest/{all*}", "rest", "p")
+    routes.add("GET", "/rest/{x}", "single", "p")
+    routes.add("GET", "/rest/{x}/named/{y*}", "deep", "p")
     return routes
 
 
@@ -30,6 +33,9 @@ def table() -> Table[str]:
         ("/a/fixed", "fixed", {}),  # a literal path wins over a pattern
         ("/a/ä b%2F", "one", {"x": "ä b%2F"}),
         ("/a/1/b/2", "two", {"x": "1", "y": "2"}),
+        ("/rest/1/2", "rest", {"all": "1/2"}),
+        ("/rest/1/2/3 4/5", "rest", {"all": "1/2/3 4/5"}),
+        ("/rest/1", "single", {"x": "1"}),  # one segment wins over the rest of a path
     ],
 )
 def test_a_path_finds_its_target_and_its_values(path: str, target: str, values: dict[str, str]) -> None:
@@ -38,7 +44,23 @@ def test_a_path_finds_its_target_and_its_values(path: str, target: str, values: 
     assert (match.target, dict(match.values)) == (target, values)
 
 
-@pytest.mark.parametrize("path", ["/b", "/a/", "/a//b/2", "/a/1/c/2", "/a/1/b", "/a/1/b/2/3", "", "/A"])
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/b",
+        "/a/",
+        "/rest",
+        "/rest/",
+        "/rest/1/",
+        "/rest/1//2",
+        "/a//b/2",
+        "/a/1/c/2",
+        "/a/1/b",
+        "/a/1/b/2/3",
+        "",
+        "/A",
+    ],
+)
 def test_other_paths_find_nothing(path: str) -> None:
     assert table().match("GET", path) is None
 
@@ -59,7 +81,13 @@ def test_the_methods_of_a_path_are_known_for_a_405() -> None:
 
 @pytest.mark.parametrize(
     ("method", "pattern", "owner"),
-    [("GET", "/a", "core"), ("GET", "/a/{x}", "p"), ("GET", "/a/{other}", "p"), ("GET", "/a/{p}/b/{q}", "p")],
+    [
+        ("GET", "/a", "core"),
+        ("GET", "/a/{x}", "p"),
+        ("GET", "/a/{other}", "p"),
+        ("GET", "/a/{p}/b/{q}", "p"),
+        ("GET", "/rest/{other*}", "p"),
+    ],
 )
 def test_a_taken_route_is_refused_naming_both(method: str, pattern: str, owner: str) -> None:
     assert table().owner(method, pattern) == owner
@@ -69,7 +97,7 @@ def test_a_taken_route_is_refused_naming_both(method: str, pattern: str, owner: 
 
 def test_every_route_is_listed_with_its_owner() -> None:
     assert ("GET", "/a/{x}/b/{y}", "p") in list(table().rows())
-    assert len(list(table().rows())) == 6
+    assert len(list(table().rows())) == 9
 
 
 @given(st.text(max_size=30))

@@ -8,7 +8,8 @@ import pytest
 
 from llamaman.access import Access
 from llamaman.gateway.dialect import Dialect, InferenceRoute
-from llamaman.gateway.native import ENDPOINTS, Native
+from llamaman.gateway.endpoints import ASSETS, ENDPOINTS
+from llamaman.gateway.native import Native
 from llamaman.gateway.surfaces import Fixed, Inference, Tables, build_tables
 from llamaman.records import Identity, StreamRoute
 
@@ -72,25 +73,51 @@ def test_health_is_public_everywhere() -> None:
         assert match.target.body == b'{"status":"ok"}'
 
 
-def test_the_engines_own_endpoints_are_served_on_instance_ports_only() -> None:
+def test_the_engines_own_endpoints_are_served_on_instance_ports_and_by_model_elsewhere() -> None:
     built, _ = tables()
     for endpoint in ENDPOINTS:
-        assert serves(built, "instance", endpoint.method, endpoint.path), endpoint
+        path = endpoint.path.replace("{id_slot}", "0")
+        ours = path == "/health"  # LlamaMan's own, everywhere
+        assert serves(built, "instance", endpoint.method, path) is (endpoint.instance or ours), endpoint
+        assert not serves(built, "instance", endpoint.method, "/upstream/m" + path), endpoint
+        for surface in ("manage", "proxy"):
+            assert serves(built, surface, endpoint.method, path) is (endpoint.by_model or ours), endpoint
+            assert serves(built, surface, endpoint.method, "/upstream/m" + path), endpoint
+        assert not serves(built, "admin", endpoint.method, "/upstream/m" + path), endpoint
+
+
+def test_only_inference_is_served_by_the_model_of_a_body() -> None:
+    for endpoint in ENDPOINTS:
+        assert not endpoint.by_model or (endpoint.access, endpoint.method) == (Access.INFERENCE, "POST")
+
+
+def test_the_engines_own_page_is_on_instance_ports_alone() -> None:
+    built, _ = tables()
+    for asset in ASSETS:
+        path = asset.path.replace("{file*}", "a/b.js")
+        match = built.instance.match("GET", path)
+        assert match is not None
+        assert isinstance(match.target, Inference)
+        assert match.target.level is Access.PUBLIC
         for surface in ("manage", "proxy", "admin"):
-            assert not serves(built, surface, endpoint.method, endpoint.path), endpoint
+            found = getattr(built, surface).match("GET", path)
+            assert found is None or isinstance(found.target, Fixed)
+        assert not serves(built, "manage", "GET", "/upstream/m" + path)
 
 
 @pytest.mark.parametrize(
     ("method", "path"),
     [
-        ("POST", "/slots/0"),
         ("GET", "/slots/0"),
+        ("POST", "/slots"),
+        ("POST", "/slots/0/1"),
         ("GET", "/v1/stream"),
         ("POST", "/models/load"),
         ("GET", "/tools"),
         ("POST", "/cors-proxy"),
         ("DELETE", "/props"),
-        ("GET", "/"),
+        ("GET", "/sw.js"),
+        ("POST", "/v1/chat/completions/control"),
     ],
 )
 def test_what_is_not_listed_is_not_passed_through(method: str, path: str) -> None:
@@ -144,6 +171,9 @@ def test_a_dialect_that_declares_a_route_twice_stays_out() -> None:
         (InferenceRoute("GET", "/a/{b"), "is not a path"),
         (InferenceRoute("GET", "/a/x{b}"), "is not a path"),
         (InferenceRoute("GET", "/a/{}"), "is not a path"),
+        (InferenceRoute("GET", "/a/{*}"), "is not a path"),
+        (InferenceRoute("GET", "/{a*}/b"), "is not a path"),
+        (InferenceRoute("POST", "/{any*}"), "management"),
         (InferenceRoute("GET", None), "is not a path"),  # type: ignore[arg-type] # the mistake
         (InferenceRoute("GET", "/api/instances"), "management"),
         (InferenceRoute("POST", "/api/settings/{name}"), "management"),
