@@ -38,6 +38,7 @@ from llamaman.gateway.in_flight import InFlight
 from llamaman.gateway.limits import BodyBudget, Limits, Surface
 from llamaman.gateway.listeners import Listeners
 from llamaman.gateway.log_stream import LogStreams
+from llamaman.gateway.media import Media
 from llamaman.gateway.native import Native
 from llamaman.gateway.pool import Pools
 from llamaman.gateway.streams import StreamCount
@@ -83,6 +84,9 @@ class House:
             kernel.instances.subscribe(self._tell_plugins)
         self._gate = Gate(_gate_parts(kernel))
         self._note_refused = refusals.recorder(kernel.audit)
+        self._media = Media(
+            lambda: bool(kernel.settings.get("media.fetch_urls")), lambda: kernel.settings.get("media.hosts")
+        )
         self._pipeline = gateway.Pipeline(
             gateway.Parts(
                 identify=refusals.watched(self._gate.identify, self._note_refused),
@@ -93,6 +97,7 @@ class House:
                 require_auth=lambda: bool(kernel.settings.get("require_auth")),
                 request_timeout_s=config.request_timeout,
                 record=self._records.put,
+                media=self._media,
             )
         )
         self._dashboard: DashboardServer | None = None
@@ -223,6 +228,7 @@ class House:
         asyncio.get_running_loop().call_later(SHUTDOWN_GRACE_S, self._pipeline.exchanges.end_all, ending)
         await _step("answers", self._listeners.shutdown(SHUTDOWN_GRACE_S + LAST_WORDS_S))
         await _step("jobs", jobs)
+        self._media.close()
         # A boot that failed half-way leaves what it adopted to the next one.
         await _step("instances", kernel.instances.shutdown(stop_engines=self._serving))
         for notifier in (self._records, self._transitions):

@@ -46,6 +46,22 @@ CORE_SETTINGS: tuple[Setting, ...] = (
         "A request for more context (num_ctx) than an idle model has restarts it with more.",
     ),
     Setting(
+        "media.fetch_urls",
+        "bool",
+        False,
+        "Images, audio and video that a request names by an https URL are fetched, from public hosts only, instead of "
+        "refused.",
+    ),
+    Setting(
+        "media.hosts",
+        "list",
+        (),
+        "When not empty, the only hosts that media are fetched from. Behind an HTTP proxy (HTTPS_PROXY), where "
+        "addresses cannot be checked, they have to be listed.",
+        pattern=r"[A-Za-z0-9_-]+(?:\.[A-Za-z0-9_-]+)*",
+        form="a host name such as images.example.org",
+    ),
+    Setting(
         "launch.allow_unlisted_args",
         "bool",
         False,

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -53,6 +53,7 @@ from llamaman.gateway.engine_calls import EngineCalls
 from llamaman.gateway.event_stream import EventStream
 from llamaman.gateway.exchange import Exchange, Exchanges, Send
 from llamaman.gateway.limits import ClientGone
+from llamaman.gateway.media import Media
 from llamaman.gateway.overrides import sampling_overrides
 from llamaman.gateway.pool import Grant, Pools, Wish, lease_of
 from llamaman.gateway.request import Request
@@ -139,6 +140,7 @@ class Parts:
     require_auth: Callable[[], bool]
     request_timeout_s: float
     record: Callable[[ForwardRecord], None]
+    media: Media = field(default_factory=Media)
     observe: Callable[[Exchange], None] = _unobserved
 
 
@@ -175,6 +177,8 @@ class Pipeline:
             if route.body != "none":
                 raw = await read_body(request, route.limit)
                 body = parse_object(raw) if route.body == "json" else {}
+                if level is Access.INFERENCE:
+                    raw = await parts.media.settle(raw, body, route, request)
             own = self._own_instance(exchange)
             models = parts.library.models()
             answer = dialect.open(

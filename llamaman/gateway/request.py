@@ -132,6 +132,14 @@ class Request:
         if self._connection.group is not None:
             self._connection.registry.vouch(self._connection)
 
+    def reserve(self, count: int) -> None:
+        """Count bytes that were added to the body here against what all bodies may have, until this is over.
+
+        Raises BufferFull.
+        """
+        self._connection.registry.budget.take(count)
+        self._reserved += count
+
     async def read_body(self, limit: int) -> bytes:
         """The whole body, at most `limit` bytes. Asks the client to go on when it sent Expect: 100-continue.
 
