@@ -136,6 +136,8 @@ class Room:
         start = waiting.start
         while True:
             self._refuse_if_closing()
+            if not start.wanted():
+                raise Unwanted(f"nobody waits for model '{start.model}' any more")
             decision = self._decide(waiting)
             if isinstance(decision, Confirm):
                 raise Confirmation(decision.message)
@@ -146,8 +148,6 @@ class Room:
                     return
                 await self._evict(decision.victims, waiting)
                 continue
-            if not start.wanted():
-                raise Unwanted(f"nobody waits for model '{start.model}' any more")
             self._note(waiting, decision)
             left_s = self._patience_s - (time.monotonic() - waiting.since)
             if self._patience_s and left_s <= 0:
@@ -179,7 +179,7 @@ class Room:
         return not self._queue or self._queue[0] is waiting
 
     def _note(self, waiting: _Waiting, decision: Decision) -> None:
-        if isinstance(decision, Wait):
+        if self._is_next(waiting) and isinstance(decision, Wait):
             waiting.for_what = decision.message
         else:
             waiting.for_what = f"its turn, behind {', '.join(w.start.model for w in self._ahead(waiting))}"

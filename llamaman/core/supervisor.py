@@ -452,6 +452,7 @@ class Supervisor:
             self._stop = None
             self._answer_stops(done=False)
             self._set(State.READY, "kept: requests were still running", "supervisor")
+            self._background(self._notes.will())
             self.rearm_idle()  # its timer may have fired in vain meanwhile
         else:
             self._begin_stop()
