@@ -5,6 +5,8 @@ Plugin authors import from here and from nowhere deeper; a test keeps first-part
 
 from llamaman.access import Access, Scope, access
 from llamaman.core.facade import PluginCollection, PluginKernel
+from llamaman.core.model_facts import LOADED, capabilities_of, context_of, instance_of, launch_context
+from llamaman.core.model_names import find_model, plain_name
 from llamaman.core.setting import Setting
 from llamaman.core.store import KEY_LIMIT, Changes, Delete, Document, Operation, Put, RequestLog, Store
 from llamaman.errors import (
@@ -82,6 +84,7 @@ from llamaman.version import __version__
 __all__ = [
     "JSON_HEADERS",
     "KEY_LIMIT",
+    "LOADED",
     "SSE_HEADERS",
     "Access",
     "Call",
@@ -158,6 +161,12 @@ __all__ = [
     "Work",
     "__version__",
     "access",
+    "capabilities_of",
+    "context_of",
+    "find_model",
     "hookimpl",
+    "instance_of",
+    "launch_context",
     "nonblocking",
+    "plain_name",
 ]
