@@ -129,11 +129,15 @@ class Lease:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A complete answer."""
+    """A complete answer.
+
+    :ivar late: what ends the stream instead where a heartbeat has begun it; None: the body as one SSE event.
+    """
 
     status: int
     headers: Headers
     body: bytes
+    late: bytes | None = None
 
 
 # --- operations a generator yields ---------------------------------------------------------------------

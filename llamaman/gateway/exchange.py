@@ -115,7 +115,8 @@ class Exchange:
         self.quiet()
         if self.started:
             self.status = reply.status
-            await self._send({"type": "http.response.body", "body": frame(reply.body), "more_body": False})
+            last = frame(reply.body) if reply.late is None else reply.late
+            await self._send({"type": "http.response.body", "body": last, "more_body": False})
             return
         self.started = True
         self.wrote_content = True

@@ -106,6 +106,17 @@ def test_a_reply_after_a_heartbeat_is_the_last_event(run: Run) -> None:
     run(main())
 
 
+def test_a_reply_after_a_heartbeat_takes_the_form_that_the_dialect_gave_it(run: Run) -> None:
+    async def main() -> None:
+        wire = Wire()
+        exchange = wire.exchange()
+        await exchange.start(200, SSE_HEADERS)
+        await exchange.reply(Reply(400, JSON_HEADERS, b"{}", late=b"event: error\ndata: {}\n\n"))
+        assert (wire.body, wire.ended) == (b"event: error\ndata: {}\n\n", True)
+
+    run(main())
+
+
 @pytest.mark.parametrize("how", ["reply", "fail", "write"])
 def test_after_the_first_real_byte_there_are_no_heartbeats(
     run: Run, how: str, monkeypatch: pytest.MonkeyPatch

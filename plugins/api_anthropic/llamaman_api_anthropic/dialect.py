@@ -116,7 +116,7 @@ def _streamed(event: Event, translator: Translator, request: Request) -> Generat
             yield Emit(encoded(events))
         event = yield Next()
     if _failed(event):
-        yield Emit(errors.event(_refusal(event, request).body))
+        yield Emit(_refusal(event, request).late or b"")
     else:
         yield Emit(encoded(translator.end()))
 
@@ -178,7 +178,8 @@ def _refusal(event: Event, request: Request) -> Reply:
     assert isinstance(event, Result)
     status, message = errors.engines(event.status, event.body)
     known = _request_id(request)
-    return Reply(status, errors.headers(known), errors.envelope(status, message, known))
+    body = errors.envelope(status, message, known)
+    return Reply(status, errors.headers(known), body, late=errors.event(body))
 
 
 def _request_id(request: Request) -> str:

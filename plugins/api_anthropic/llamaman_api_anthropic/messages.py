@@ -62,7 +62,7 @@ def messages_of(body: Mapping[str, Any]) -> list[Message]:
 
 def continues(messages: list[Message]) -> bool:
     """Whether the answer has been begun by the client."""
-    return messages[-1]["role"] == "assistant"
+    return bool(messages[-1]["role"] == "assistant")
 
 
 def _system(content: Any, place: str) -> list[str]:

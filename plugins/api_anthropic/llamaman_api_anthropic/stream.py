@@ -63,7 +63,7 @@ class Translator:
     def begin(self) -> list[Event]:
         """The events before the first block."""
         usage = self._usage(self._estimate, 0, 0)
-        message = {
+        message: dict[str, Any] = {
             "id": self._id,
             "type": "message",
             "role": "assistant",
@@ -129,7 +129,7 @@ class Translator:
         if number > self._call:
             identity = call.get("id") or f"{self._id.removeprefix('msg_')}_{number}"
             name = function.get("name") or ""
-            block = {"type": "tool_use", "id": f"toolu_{identity}", "name": name, "input": {}}
+            block: dict[str, Any] = {"type": "tool_use", "id": f"toolu_{identity}", "name": name, "input": {}}
             self._open(events, "tool_use", block)
             self._call = number
             self._arguments = ""
