@@ -30,13 +30,15 @@ def whole(events: Iterable[Event]) -> dict[str, Any]:
                     pieces[-1].append(delta.get("text") or delta.get("thinking") or delta.get("partial_json"))
             case "message_delta":
                 message |= {**event["delta"], "usage": event["usage"]}
-    told = [_filled(block, "".join(parts)) for block, parts in zip(blocks, pieces, strict=True)]
+    cut = message["stop_reason"] == "max_tokens"
+    told = [_filled(block, "".join(parts), cut) for block, parts in zip(blocks, pieces, strict=True)]
     message["content"] = [block for block in told if block is not None]
     return message
 
 
-def _filled(block: dict[str, Any], said: str) -> dict[str, Any] | None:
-    if block["type"] == "tool_use":
-        given = arguments(said)
-        return None if given is None or not said else {**block, "input": given}
-    return {**block, block["type"]: said}
+def _filled(block: dict[str, Any], said: str, cut: bool) -> dict[str, Any] | None:
+    """A block with what was said in it; None for a call that was not told to its end."""
+    if block["type"] != "tool_use":
+        return {**block, block["type"]: said}
+    given = arguments(said)
+    return None if given is None or (cut and not said) else {**block, "input": given}
