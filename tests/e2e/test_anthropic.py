@@ -42,13 +42,13 @@ TEXT = {"type": "object", "properties": {"text": {"type": "string", "maxLength":
 TOOLS = [{"name": "say", "description": "d", "input_schema": TEXT}, {"name": "sing", "input_schema": TEXT}]
 
 
-def ask(manager: Manager, path: str = MESSAGES, **fields: Any) -> Request:
+def ask(manager: Manager, path: str = MESSAGES, *, port: int | None = None, **fields: Any) -> Request:
     """A request as Anthropic's clients send it."""
     headers = {"x-api-key": manager.inference_key, "anthropic-version": "2023-06-01"}
     body = {"model": "tiny", "messages": HELLO, "temperature": 0, **fields}
     if path == MESSAGES:
         body.setdefault("max_tokens", 12)
-    return Request(manager.proxy_port, "POST", path, headers=headers, body=body)
+    return Request(port or manager.proxy_port, "POST", path, headers=headers, body=body)
 
 
 def message(manager: Manager, **fields: Any) -> dict[str, Any]:
@@ -84,7 +84,7 @@ def model(manager: Manager, name: str, template: str) -> str:
 
 
 def test_streams_and_whole_answers_agree_with_one_another_and_with_the_count(manager: Manager) -> None:
-    manager.launch("tiny")
+    instance = manager.launch("tiny")
     whole = message(manager, model="TINY:latest")
     assert (whole["model"], whole["stop_reason"], whole["type"]) == ("TINY:latest", "max_tokens", "message")
     (block,) = whole["content"]
@@ -99,6 +99,7 @@ def test_streams_and_whole_answers_agree_with_one_another_and_with_the_count(man
         "message_stop",
     ]
     assert streamed(told, "text") == block["text"]
+    assert streamed(events(manager, port=instance["port"], model=None), "text") == block["text"]
     counted = ask(manager, COUNT).answer().json()["input_tokens"]
     for usage in (whole["usage"], told[-2]["usage"]):
         assert usage["input_tokens"] + usage["cache_read_input_tokens"] == counted
