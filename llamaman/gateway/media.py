@@ -7,6 +7,7 @@ can reach, so none may get to it.
 from __future__ import annotations
 
 import asyncio
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -41,7 +42,7 @@ _SIGNATURES = (
     (b"%PDF-", "application/pdf"),
 )
 _RIFF = {b"WEBP": "image/webp", b"WAVE": "audio/wav", b"AVI ": "video/x-msvideo"}
-_KINDS = ("image/", "audio/", "video/")
+_KIND = re.compile(r"(?:image|audio|video)/[a-z0-9.+-]{1,64}")
 
 Fetch = Callable[[str, Rules], Fetched]
 
@@ -171,7 +172,7 @@ def media_type(fetched: Fetched) -> str | None:
         if data.startswith(signature):
             return kind
     declared = fetched.content_type.partition(";")[0].strip().lower()
-    return declared if declared.startswith(_KINDS) and declared.replace("/", "").isprintable() else None
+    return declared if _KIND.fullmatch(declared) else None
 
 
 def _inlined(place: Place, kind: str, text: str) -> Any:

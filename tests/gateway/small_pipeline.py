@@ -26,6 +26,7 @@ from llamaman.gateway.dialect import (
 from llamaman.gateway.dialect import Request as DialectRequest
 from llamaman.gateway.limits import BodyBudget, Limits, Surface
 from llamaman.gateway.listeners import Listeners
+from llamaman.gateway.media import Media
 from llamaman.gateway.pipeline import Parts, Pipeline
 from llamaman.gateway.request import Request
 from llamaman.gateway.upstream import Address, Upstream
@@ -167,6 +168,7 @@ class House:
     pipeline: Pipeline
     upstream: Upstream
     records: list[ForwardRecord]
+    listeners: Listeners
 
     def at_rest(self) -> bool:
         """Nothing is left of any request: no permit, no work, no connection but idle ones."""
@@ -182,7 +184,11 @@ class House:
 
 @asynccontextmanager
 async def house(
-    dialect: Dialect, behave: Callable[[str, asyncio.StreamWriter], Awaitable[None]], *, slots: int = 1
+    dialect: Dialect,
+    behave: Callable[[str, asyncio.StreamWriter], Awaitable[None]],
+    *,
+    slots: int = 1,
+    media: Media | None = None,
 ) -> AsyncIterator[House]:
     """A listener, a pipeline with one ready instance, and its engine."""
     engine = Engine(behave)
@@ -202,6 +208,7 @@ async def house(
             require_auth=lambda: False,
             request_timeout_s=5.0,
             record=records.append,
+            media=media or Media(),
         )
     )
 
@@ -213,7 +220,8 @@ async def house(
     surface = Surface("proxy")
     await listeners.open(surface, host="127.0.0.1", port=0)
     try:
-        yield House(listeners.ports()[surface][1], engine, registry, instance, pipeline, upstream, records)
+        port = listeners.ports()[surface][1]
+        yield House(port, engine, registry, instance, pipeline, upstream, records, listeners)
     finally:
         await listeners.shutdown(0.1)
         upstream.abort()
