@@ -27,7 +27,7 @@ _AT_ONCE = 4
 _THREADS = 8
 _STALL_S = 5.0
 #: A body larger than this is looked through beside the event loop.
-_LARGE = 256 << 10
+_LARGE = 64 << 10
 
 #: First bytes -> what they begin; of RIFF, the bytes 8 to 12 say what.
 _SIGNATURES = (

@@ -57,7 +57,9 @@ def may_name(raw: bytes) -> bool:
 
     A URL has a colon with a slash behind it, and of the ways to write a slash all but itself begin with a backslash.
     """
-    return b":/" in raw or b":\\" in raw or b"\\u003a" in raw or b"\\u003A" in raw
+    if b":/" in raw:
+        return True
+    return b"\\" in raw and (b":\\" in raw or b"\\u003a" in raw or b"\\u003A" in raw)
 
 
 def is_remote(text: str) -> bool:
