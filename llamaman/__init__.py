@@ -52,6 +52,7 @@ from llamaman.gateway.dialect import (
     Work,
 )
 from llamaman.hookspecs import hookimpl, nonblocking
+from llamaman.limits import AUDIO_BODY
 from llamaman.records import (
     Collection,
     ContainerSpec,
@@ -82,6 +83,7 @@ from llamaman.runtime import Runtime
 from llamaman.version import __version__
 
 __all__ = [
+    "AUDIO_BODY",
     "JSON_HEADERS",
     "KEY_LIMIT",
     "LOADED",

@@ -194,6 +194,8 @@ def good_answer(call: Call) -> Result:
 
 def good_stream(call: Call) -> list[dict[str, Any]]:
     """The events of a good stream, as the pipeline hands them on."""
+    if call.path == "/v1/responses":
+        return _responses_stream()
     if "chat" in call.path:
         deltas: list[dict[str, Any]] = [
             {"role": "assistant", "content": None},
@@ -214,6 +216,33 @@ def good_stream(call: Call) -> list[dict[str, Any]]:
     events: list[dict[str, Any]] = [{"choices": [part], **_ENVELOPE, "object": kind} for part in parts]
     events.append({"choices": [], **_ENVELOPE, "object": kind, "usage": _USAGE, "timings": _TIMINGS})
     return events
+
+
+def _responses_stream() -> list[dict[str, Any]]:
+    begun = {"id": "resp_1", "object": "response", "status": "in_progress"}
+    item = {"id": "msg_1", "type": "message", "role": "assistant", "content": [], "status": "in_progress"}
+    done = {**item, "content": [{"type": "output_text", "text": "hi ä"}], "status": "completed"}
+    usage = {"input_tokens": 5, "output_tokens": 2, "total_tokens": 7}
+    delta = {"type": "response.output_text.delta", "item_id": "msg_1"}
+    return [
+        {"type": "response.created", "response": begun},
+        {"type": "response.in_progress", "response": begun},
+        {"type": "response.output_item.added", "item": item},
+        {**delta, "delta": "hi "},
+        {**delta, "delta": "ä"},
+        {"type": "response.output_item.done", "item": done},
+        {
+            "type": "response.completed",
+            "response": {
+                **begun,
+                "status": "completed",
+                "model": MODEL.name,
+                "output": [done],
+                "usage": usage,
+            },
+            "timings": _TIMINGS,
+        },
+    ]
 
 
 def refusal(call: Call) -> Result:

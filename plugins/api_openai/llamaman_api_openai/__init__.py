@@ -1,4 +1,4 @@
-"""The OpenAI API: models, chat completions, completions and embeddings."""
+"""The OpenAI API: models, chat completions, completions, responses, embeddings, rerank and transcriptions."""
 
 from __future__ import annotations
 

@@ -3,51 +3,74 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from llamaman import (
+    AUDIO_BODY,
     JSON_HEADERS,
+    SSE_HEADERS,
     Call,
+    Chunk,
+    Emit,
     InferenceRoute,
     Intent,
     InvalidField,
+    InvalidRequest,
     Lease,
     LlamaManError,
-    ModelNotFound,
     ModelView,
+    Next,
     Phase,
     Reply,
     Request,
     Result,
     Serving,
+    Start,
 )
+from llamaman_api_openai import embeddings, faults, fields, models, responses, uploads
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 EMBEDDINGS = "/v1/embeddings"
+RESPONSES = "/v1/responses"
+RERANK = "/v1/rerank"
+TRANSCRIPTIONS = "/v1/audio/transcriptions"
+CHAT_TOKENS = CHAT + "/input_tokens"
+RESPONSES_TOKENS = RESPONSES + "/input_tokens"
+MODELS = "/v1/models"
+MODEL = "/v1/models/{model*}"
+#: What other servers call the same.
+RERANKS = (RERANK, "/v1/reranking", "/rerank", "/reranking")
 
-_NEEDS = {CHAT: "chat", COMPLETIONS: "completion", EMBEDDINGS: "embedding"}
-_WAITING = b": waiting\n\n"
-_TYPES = {
-    400: "invalid_request_error",
-    401: "authentication_error",
-    403: "permission_error",
-    404: "not_found_error",
-    413: "invalid_request_error",
-    421: "invalid_request_error",
-    422: "invalid_request_error",
-    429: "rate_limit_error",
-    503: "unavailable_error",
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """What an endpoint asks of a model.
+
+    :ivar path: the engine's.
+    :ivar slots: 0 for what llama-server answers beside its slots.
+    """
+
+    path: str
+    needs: Literal["chat", "completion", "embedding", "any"]
+    streams: bool = False
+    slots: int = 1
+
+
+_KINDS: dict[str, _Kind] = {
+    CHAT: _Kind(CHAT, "chat", streams=True),
+    COMPLETIONS: _Kind(COMPLETIONS, "completion", streams=True),
+    RESPONSES: _Kind(RESPONSES, "chat", streams=True),
+    EMBEDDINGS: _Kind(EMBEDDINGS, "embedding"),
+    **{path: _Kind(RERANK, "embedding") for path in RERANKS},
+    TRANSCRIPTIONS: _Kind(TRANSCRIPTIONS, "chat"),
+    CHAT_TOKENS: _Kind(CHAT_TOKENS, "any", slots=0),
+    RESPONSES_TOKENS: _Kind(RESPONSES_TOKENS, "any", slots=0),
 }
-
-#: How llama-server begins what it calls a fault of its own (500), though the request is at fault.
-_CLIENTS_FAULTS = (
-    "Failed to parse tools",
-    "Unknown reasoning format",
-    "image input is not supported",
-    "audio input is not supported",
-    "video input is not supported",
-)
+_FORM_FIELDS = frozenset({"model", "stream"})
+_TEXT_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"),)
+_WAITING = b": waiting\n\n"
 
 
 class OpenAI:
@@ -55,65 +78,55 @@ class OpenAI:
 
     name = "openai"
     routes = (
-        InferenceRoute("GET", "/v1/models", body="none"),
-        InferenceRoute("GET", "/v1/models/{model}", body="none"),
-        InferenceRoute("POST", CHAT),
-        InferenceRoute("POST", COMPLETIONS),
-        InferenceRoute("POST", EMBEDDINGS),
+        InferenceRoute("GET", MODELS, body="none", instances=True),
+        InferenceRoute("GET", MODEL, body="none", instances=True),
+        *(InferenceRoute("POST", path) for path in _KINDS if path != TRANSCRIPTIONS),
+        InferenceRoute("POST", TRANSCRIPTIONS, body="raw", limit=AUDIO_BODY),
     )
 
     def open(self, request: Request) -> Intent | Reply:
         """Answer model lists at once; everything else is inference."""
-        if request.route.body == "none":
+        path = request.route.pattern
+        if path in (MODELS, MODEL):
             return _models(request)
+        kind = _KINDS[path]
+        if path == TRANSCRIPTIONS:
+            return _transcription(request, kind)
         body = request.json
-        model = body.get("model")
-        if model is not None and not isinstance(model, str):
-            raise InvalidField("model", "model must be a string")
-        stream = body.get("stream")
-        if stream is not None and not isinstance(stream, bool):
-            raise InvalidField("stream", "stream must be true or false")
-        embedding = request.path == EMBEDDINGS
+        _check(path, body)
         return Intent(
-            model=model,
-            needs=_NEEDS[request.path],  # type: ignore[arg-type] # the table above holds the literals
-            stream=bool(stream) and not embedding,
-            slots=1 if embedding else _choices(body),
+            model=fields.text_or_none(body, "model"),
+            needs=kind.needs,
+            stream=fields.flag(body, "stream") and kind.streams,
+            slots=fields.choices(body) if path in (CHAT, COMPLETIONS) else kind.slots,
             request=request,
         )
 
     def check(self, intent: Intent, model: ModelView) -> None:
-        """llama-server says itself what a model cannot do."""
+        """llama-server says itself what a model cannot do, but for embeddings of rerankers: all zeros."""
+        request = intent.request
+        able = model.details.capabilities if model.details else frozenset()
+        if request and request.route.pattern == EMBEDDINGS and "rerank" in able and "embedding" not in able:
+            raise InvalidRequest(
+                f"model '{model.name}' is a reranker and makes no embeddings; use {RERANK}", field="model"
+            )
 
     def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
         """Relay a stream, rebuild a body from a stream, or ask plainly where neither is proven equal."""
         request = intent.request
         assert request is not None
-        patch: dict[str, Any] = {}
-        if "id_slot" in request.json:
-            patch["id_slot"] = -1  # which slot serves whom is the pool's business
-        rename = _rename(intent, model)
-        if intent.stream:
-            result = yield Call("POST", request.path, request.raw, mode="relay", patch=patch, rename=rename)
-            if getattr(result, "relayed", False):
-                return
-        elif request.path == EMBEDDINGS or intent.slots > 1 or not _can_be_rebuilt(request.json):
-            result = yield Call("POST", request.path, request.raw, mode="plain", patch=patch, rename=rename)
-        else:
-            result = yield Call(
-                "POST",
-                request.path,
-                request.raw,
-                mode="assemble",
-                patch=patch,
-                rename=rename,
-                most_tokens=_most_tokens(request.json),
-            )
-        yield _reply(result)  # type: ignore[arg-type] # a Call is answered by a Result
+        path, body = request.route.pattern, request.json
+        if path == RESPONSES:
+            return _respond(request, intent, model, lease)
+        if path == EMBEDDINGS and body.get("dimensions") is not None:
+            return _embed(request, intent, model)
+        if path == TRANSCRIPTIONS:
+            return _transcribe(request)
+        return _pass_on(request, intent, model)
 
     def error(self, error: LlamaManError, *, started: bool) -> Reply | bytes:
         """OpenAI's error object; inside a stream as its last event."""
-        body = json.dumps({"error": _error(error)}, ensure_ascii=False).encode()
+        body = json.dumps({"error": faults.told(error)}, ensure_ascii=False).encode()
         if started:
             return b"data: " + body + b"\n\n"
         headers = list(JSON_HEADERS)
@@ -128,22 +141,128 @@ class OpenAI:
         return _WAITING
 
 
-def _reply(result: Result) -> Reply:
-    """The engine's answer, a 500 that blames the wrong side put right: clients try again after a 500."""
-    message = _told(result.body) if result.status == 500 else ""
-    if not message.startswith(_CLIENTS_FAULTS):
-        return Reply(result.status, JSON_HEADERS, result.body)
-    error = {"message": message, "type": _TYPES[400], "param": None, "code": 400}
-    return Reply(400, JSON_HEADERS, json.dumps({"error": error}).encode())
+# --- reading --------------------------------------------------------------------------------------------
 
 
-def _told(body: bytes) -> str:
-    """The message of an error of llama-server."""
-    try:
-        message = json.loads(body)["error"]["message"]
-    except (ValueError, LookupError, TypeError):  # not its error object, but something in between
-        return ""
-    return message if isinstance(message, str) else ""
+def _check(path: str, body: dict[str, Any]) -> None:
+    """Refuse what llama-server would take for something else."""
+    if path == CHAT and body.get("messages") == []:
+        raise InvalidField("messages", "[] is too short - 'messages'")
+    if path in (CHAT, RESPONSES):
+        fields.effort(body)
+    if path in (RESPONSES, RESPONSES_TOKENS):
+        responses.check(body)
+    if path == EMBEDDINGS:
+        embeddings.dimensions(body)
+        if body.get("encoding_format") not in (None, "float", "base64"):
+            raise InvalidField("encoding_format", "encoding_format must be float or base64")
+
+
+def _transcription(request: Request, kind: _Kind) -> Intent:
+    form = uploads.small_fields(request.raw, request.content_type, _FORM_FIELDS)
+    if form.get("stream", "false").strip().lower() not in ("false", "0", ""):
+        raise InvalidField("stream", "transcriptions are not streamed; leave stream out")
+    return Intent(model=form.get("model") or None, needs=kind.needs, slots=kind.slots, request=request)
+
+
+def _models(request: Request) -> Reply:
+    known = [request.own_model] if request.own_model else request.models
+    name = request.values.get("model")
+    if name is not None:
+        found = models.one(name, known, request.instances, request.presets)
+        return Reply(200, JSON_HEADERS, _dump(found))
+    entries = models.entries(known, request.instances, request.presets)
+    return Reply(200, JSON_HEADERS, _dump({"object": "list", "data": entries}))
+
+
+def _dump(value: Any) -> bytes:
+    return json.dumps(value, ensure_ascii=False).encode()
+
+
+# --- serving --------------------------------------------------------------------------------------------
+
+
+def _pass_on(request: Request, intent: Intent, model: ModelView) -> Serving:
+    """Ask the engine for the same; it speaks this API."""
+    path, body = request.route.pattern, request.json
+    patch = fields.slot(request)
+    if path == CHAT:
+        patch |= fields.thinking(body)
+    mode: Literal["relay", "assemble", "plain"] = "plain"
+    if intent.stream:
+        mode = "relay"
+    elif path in (CHAT, COMPLETIONS) and intent.slots == 1 and _can_be_rebuilt(body):
+        mode = "assemble"
+    result = yield Call(
+        "POST",
+        _KINDS[path].path,
+        request.raw,
+        mode=mode,
+        patch=patch,
+        rename=_rename(intent, model),
+        most_tokens=fields.most_tokens(body) if mode == "assemble" else None,
+    )
+    assert isinstance(result, Result)
+    if not result.relayed:
+        yield faults.answer(result)
+
+
+def _respond(request: Request, intent: Intent, model: ModelView, lease: Lease) -> Serving:
+    """Make OpenAI's events, or its whole object, of the engine's events."""
+    body = request.json
+    answer = responses.Answer(body, intent.model or model.name, request.received, lease.context_length)
+    event = yield Call(
+        "POST",
+        RESPONSES,
+        request.raw,
+        mode="stream",
+        patch={**fields.slot(request), **responses.patch(body), "stream": True},
+    )
+    began = False
+    while isinstance(event, Chunk):
+        made = answer.take(event.data)
+        if intent.stream and made:
+            if not began:
+                began = True
+                yield Start(200, SSE_HEADERS)
+            yield Emit(b"".join(responses.frame(one) for one in made))
+        event = yield Next()
+    assert isinstance(event, Result)
+    if answer.final is not None and not intent.stream:
+        yield Reply(200, JSON_HEADERS, _dump(answer.final))
+    elif answer.final is None:
+        failed = event if event.status >= 400 else Result(502, _dump({"error": _ENDED}))
+        if began:
+            yield Emit(b"data: " + failed.body + b"\n\n")
+        else:
+            yield faults.answer(failed)
+
+
+_ENDED = {"message": "the engine's answer has no end", "type": "server_error", "param": None, "code": 502}
+
+
+def _embed(request: Request, intent: Intent, model: ModelView) -> Serving:
+    """Embeddings of a length of the client's choice."""
+    body = request.json
+    patch = {**fields.slot(request), "encoding_format": "float"}
+    result = yield Call("POST", EMBEDDINGS, request.raw, patch=patch, rename=_rename(intent, model))
+    assert isinstance(result, Result)
+    length = embeddings.dimensions(body)
+    if result.status != 200 or length is None:
+        yield faults.answer(result)
+    else:
+        encoding = body.get("encoding_format") or "float"
+        yield Reply(200, JSON_HEADERS, embeddings.shortened(result.body, length, encoding))
+
+
+def _transcribe(request: Request) -> Serving:
+    """Pass an upload on untouched."""
+    result = yield Call("POST", TRANSCRIPTIONS, request.raw, content_type=request.content_type)
+    assert isinstance(result, Result)
+    if result.status == 200 and result.content_type.startswith(b"text/plain"):
+        yield Reply(200, _TEXT_HEADERS, result.body)
+    else:
+        yield faults.answer(result)
 
 
 def _can_be_rebuilt(body: dict[str, Any]) -> bool:
@@ -159,48 +278,6 @@ def _can_be_rebuilt(body: dict[str, Any]) -> bool:
     return not (isinstance(last, dict) and last.get("role") == "assistant")
 
 
-def _choices(body: dict[str, Any]) -> int:
-    count = body.get("n")
-    if count is None:
-        return 1
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 128:
-        raise InvalidField("n", "n must be an integer from 1 to 128")
-    return count
-
-
-def _most_tokens(body: dict[str, Any]) -> int | None:
-    """The limit that llama-server will apply; it takes these names as aliases."""
-    for name in ("max_tokens", "max_completion_tokens", "n_predict"):
-        value = body.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return None
-
-
 def _rename(intent: Intent, model: ModelView) -> tuple[str, str] | None:
     """Answers name the model as the client did; the engine knows it by its own name."""
     return (model.name, intent.model) if intent.model and intent.model != model.name else None
-
-
-def _models(request: Request) -> Reply:
-    models = [request.own_model] if request.own_model else [m for m in request.models if m.runnable]
-    entries = [
-        {"id": m.name, "object": "model", "created": int(m.modified), "owned_by": "local"} for m in models
-    ]
-    name = request.values.get("model")
-    if name is None:
-        return Reply(200, JSON_HEADERS, json.dumps({"object": "list", "data": entries}).encode())
-    wanted = name.lower().removesuffix(":latest")
-    for entry in entries:
-        if entry["id"] == wanted:
-            return Reply(200, JSON_HEADERS, json.dumps({**entry, "id": name}).encode())
-    raise ModelNotFound(name)
-
-
-def _error(error: LlamaManError) -> dict[str, Any]:
-    return {
-        "message": error.message,
-        "type": _TYPES.get(error.status, "server_error"),
-        "param": error.field,
-        "code": error.code,
-    }

@@ -3,15 +3,27 @@
 from __future__ import annotations
 
 import json
+import struct
+from base64 import b64decode
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from llamaman import errors
-from llamaman.errors import InvalidField, LlamaManError, ModelNotFound, QueueFull, Unauthorized
+from llamaman.access import Scope
+from llamaman.errors import (
+    InvalidField,
+    InvalidRequest,
+    LlamaManError,
+    ModelNotFound,
+    QueueFull,
+    Unauthorized,
+)
 from llamaman.gateway.dialect import Call, Intent, Reply, Result
+from llamaman.records import Identity
 from llamaman.testing.dialect_script import MODEL, MODELS, drive, request_for
-from llamaman_api_openai.dialect import CHAT, COMPLETIONS, EMBEDDINGS, OpenAI
+from llamaman_api_openai.dialect import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, RERANKS, TRANSCRIPTIONS, OpenAI
 
 DIALECT = OpenAI()
 HELLO = {"model": "alpha", "messages": [{"role": "user", "content": "hi"}]}
@@ -25,7 +37,7 @@ def opened(path: str, body: dict[str, Any]) -> Intent:
 
 
 def models(name: str | None = None, **given: Any) -> Any:
-    pattern, values = ("/v1/models", {}) if name is None else ("/v1/models/{model}", {"model": name})
+    pattern, values = ("/v1/models", {}) if name is None else ("/v1/models/{model*}", {"model": name})
     reply = DIALECT.open(request_for(ROUTES["GET", pattern], {}, values, **given))
     assert isinstance(reply, Reply)
     assert reply.status == 200
@@ -42,14 +54,15 @@ def only_call(path: str, body: dict[str, Any]) -> Call:
 # --- models ---------------------------------------------------------------------------------------------
 
 
-def test_the_model_list_has_the_shape_of_openai() -> None:
-    assert models() == {
-        "object": "list",
-        "data": [
-            {"id": "alpha", "object": "model", "created": 1_700_000_000, "owned_by": "local"},
-            {"id": "beta", "object": "model", "created": 1_700_000_001, "owned_by": "local"},
-        ],
-    }
+def test_the_model_list_has_the_shape_of_openai_and_what_local_models_have_besides() -> None:
+    listed = models()
+    assert listed["object"] == "list"
+    assert [(e["id"], e["object"], e["created"], e["owned_by"]) for e in listed["data"]] == [
+        ("alpha", "model", 1_700_000_000, "local"),
+        ("beta", "model", 1_700_000_001, "local"),
+    ]
+    assert listed["data"][1]["capabilities"] == ["embedding"]
+    assert listed["data"][0]["state"] == "not_loaded"
 
 
 def test_models_that_cannot_run_are_not_listed() -> None:
@@ -66,10 +79,10 @@ def test_a_caller_sees_no_model_that_its_key_may_not_use() -> None:
 
 @pytest.mark.parametrize("name", ["alpha", "ALPHA", "Alpha:latest"])
 def test_one_model_answers_to_every_spelling_and_echoes_it(name: str) -> None:
-    assert models(name) == {"id": name, "object": "model", "created": 1_700_000_000, "owned_by": "local"}
+    assert (models(name)["id"], models(name)["created"]) == (name, 1_700_000_000)
 
 
-@pytest.mark.parametrize("name", ["nobody", "alph", "folder"])
+@pytest.mark.parametrize("name", ["nobody", "folder", "some/body"])
 def test_an_unknown_model_is_openais_404(name: str) -> None:
     with pytest.raises(ModelNotFound) as error:
         models(name)
@@ -99,8 +112,8 @@ def test_each_endpoint_needs_a_model_of_its_kind(path: str, needs: str) -> None:
 
 
 def test_the_model_may_be_left_out_for_an_instance_port() -> None:
-    assert opened(CHAT, {"messages": []}).model is None
-    assert opened(CHAT, {"messages": [], "model": None}).model is None
+    assert opened(CHAT, {"messages": [{}]}).model is None
+    assert opened(CHAT, {"messages": [{}], "model": None}).model is None
 
 
 @pytest.mark.parametrize("model", [1, True, ["alpha"], {"name": "alpha"}, 1.5])
@@ -177,7 +190,7 @@ def test_answers_name_the_model_as_the_client_did(name: str, rename: tuple[str, 
 
 
 def test_an_instance_port_without_a_model_name_renames_nothing() -> None:
-    assert only_call(CHAT, {"messages": []}).rename is None
+    assert only_call(CHAT, {"messages": [{}]}).rename is None
 
 
 @pytest.mark.parametrize(
@@ -248,6 +261,8 @@ def engine_says(status: int, message: str) -> Reply:
 @pytest.mark.parametrize(
     "message",
     [
+        "Failed to parse messages: Missing 'role' in message: {}",
+        "input (301 tokens) is too large to process. increase the physical batch size (current batch size: 128)",
         "Failed to parse tools: Expected 'tools' to be an array, got true; tools = true",
         "Unknown reasoning format: x",
         "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
@@ -273,3 +288,184 @@ def test_an_error_that_is_no_error_object_is_passed_on(body: bytes) -> None:
     reply = drive(DIALECT, intent, MODEL, answer=lambda call: Result(500, body)).reply
     assert reply is not None
     assert (reply.status, reply.body) == (500, body)
+
+
+def test_what_the_model_cannot_do_is_no_reason_to_try_again() -> None:
+    reply = engine_says(501, "The current model does not support audio input.")
+    error = json.loads(reply.body)["error"]
+    assert (reply.status, error["type"]) == (400, "invalid_request_error")
+
+
+def test_a_conversation_of_nothing_is_refused() -> None:
+    with pytest.raises(InvalidField, match="too short") as error:
+        opened(CHAT, {"model": "alpha", "messages": []})
+    assert error.value.field == "messages"
+
+
+# --- how long to think ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("asked", "patch"),
+    [
+        ({}, {}),
+        ({"reasoning_effort": None}, {}),
+        ({"reasoning_effort": "low"}, {}),
+        ({"reasoning_effort": "minimal"}, {"reasoning_effort": "low"}),
+        ({"reasoning_effort": "xhigh"}, {"reasoning_effort": "high"}),
+        ({"reasoning": {"effort": "medium"}}, {"reasoning_effort": "medium"}),
+        (
+            {"reasoning_effort": "none", "chat_template_kwargs": {"a": 1, "enable_thinking": True}},
+            {"reasoning_effort": None, "chat_template_kwargs": {"a": 1, "enable_thinking": False}},
+        ),
+    ],
+)
+def test_openais_words_for_thinking_become_the_engines(asked: dict[str, Any], patch: dict[str, Any]) -> None:
+    assert only_call(CHAT, {**HELLO, **asked}).patch == patch
+
+
+@pytest.mark.parametrize("effort", ["", "Low", "very", 5, True, [], {}])
+def test_an_unknown_word_for_thinking_is_refused(effort: Any) -> None:
+    with pytest.raises(InvalidField, match="none, minimal, low"):
+        opened(CHAT, {**HELLO, "reasoning_effort": effort})
+
+
+# --- slots ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scope", [None, *Scope])
+def test_only_managers_choose_a_slot(scope: Scope | None) -> None:
+    request = request_for(ROUTES["POST", CHAT], {**HELLO, "id_slot": 3})
+    intent = DIALECT.open(replace(request, identity=Identity("key", "k", scope)))
+    assert isinstance(intent, Intent)
+    (call,) = drive(DIALECT, intent).calls
+    assert call.patch == ({} if scope in (Scope.MANAGE, Scope.ADMIN) else {"id_slot": -1})
+
+
+# --- embeddings and rerank ------------------------------------------------------------------------------
+
+
+def embedded(body: dict[str, Any], vectors: list[list[float]]) -> Any:
+    def says(call: Call) -> Result:
+        assert call.patch["encoding_format"] == "float"
+        data = [{"object": "embedding", "index": i, "embedding": v} for i, v in enumerate(vectors)]
+        return Result(
+            200, json.dumps({"object": "list", "model": "beta", "data": data, "usage": {}}).encode()
+        )
+
+    reply = drive(
+        DIALECT, opened(EMBEDDINGS, {"model": "beta", "input": "a", **body}), MODEL, answer=says
+    ).reply
+    assert reply is not None
+    return json.loads(reply.body)["data"]
+
+
+def test_shorter_embeddings_have_the_norm_1_again() -> None:
+    first, second = embedded({"dimensions": 2}, [[3.0, 4.0, 9.0], [0.0, 0.0, 1.0]])
+    assert first["embedding"] == pytest.approx([0.6, 0.8])
+    assert second["embedding"] == [0.0, 0.0]
+
+
+def test_shorter_embeddings_come_in_base64_as_well() -> None:
+    (entry,) = embedded({"dimensions": 2, "encoding_format": "base64"}, [[3.0, 4.0, 9.0]])
+    assert struct.unpack("<2f", b64decode(entry["embedding"])) == pytest.approx((0.6, 0.8))
+
+
+def test_more_dimensions_than_there_are_is_the_clients_mistake() -> None:
+    with pytest.raises(InvalidRequest, match="have only 3") as error:
+        embedded({"dimensions": 4}, [[3.0, 4.0, 9.0]])
+    assert (error.value.status, error.value.field) == (400, "dimensions")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("dimensions", 0),
+        ("dimensions", -1),
+        ("dimensions", "5"),
+        ("dimensions", True),
+        ("encoding_format", "hex"),
+    ],
+)
+def test_fields_of_embeddings_are_checked(field: str, value: Any) -> None:
+    with pytest.raises(InvalidField) as error:
+        opened(EMBEDDINGS, {"model": "beta", "input": "a", field: value})
+    assert error.value.field == field
+
+
+def test_a_reranker_makes_no_embeddings() -> None:
+    assert MODEL.details is not None
+    reranker = replace(MODEL, details=replace(MODEL.details, capabilities=frozenset({"rerank"})))
+    with pytest.raises(InvalidRequest, match="/v1/rerank"):
+        DIALECT.check(opened(EMBEDDINGS, {"model": "alpha", "input": "a"}), reranker)
+    DIALECT.check(opened(RERANK, {"model": "alpha"}), reranker)
+
+
+@pytest.mark.parametrize("path", RERANKS)
+def test_every_name_of_rerank_is_the_same(path: str) -> None:
+    intent = opened(path, {"model": "beta", "query": "a", "documents": ["b"], "stream": True})
+    (call,) = drive(DIALECT, intent).calls
+    assert (call.path, call.mode, intent.needs, intent.stream) == ("/v1/rerank", "plain", "embedding", False)
+
+
+# --- transcriptions -------------------------------------------------------------------------------------
+
+FORM = b"multipart/form-data; boundary=xX1"
+
+
+def form(*parts: tuple[str, bytes]) -> bytes:
+    made = b"".join(
+        b'--xX1\r\nContent-Disposition: form-data; name="%b"\r\n\r\n%b\r\n' % (name.encode(), data)
+        for name, data in parts
+    )
+    return made + b"--xX1--\r\n"
+
+
+def transcription(raw: bytes, content_type: bytes = FORM) -> Intent:
+    request = request_for(ROUTES["POST", TRANSCRIPTIONS], {}, raw=raw, content_type=content_type)
+    intent = DIALECT.open(request)
+    assert isinstance(intent, Intent)
+    return intent
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_an_upload_is_passed_on_untouched_wherever_its_model_stands(order: int) -> None:
+    raw = form(*[("file", b"RIFF\r\n--xX\r\n\0\xff" * 3), ("model", b"alpha"), ("language", b"en")][::order])
+    intent = transcription(raw)
+    assert (intent.model, intent.stream) == ("alpha", False)
+    (call,) = drive(DIALECT, intent).calls
+    assert (call.body, call.content_type, call.mode, call.patch) == (raw, FORM, "plain", {})
+
+
+def test_an_upload_without_a_model_is_for_the_instance_of_the_port() -> None:
+    assert transcription(form(("file", b"x"))).model is None
+
+
+def test_a_transcript_in_plain_text_stays_one() -> None:
+    plain = Result(200, b"hello", content_type=b"text/plain; charset=x")
+    reply = drive(DIALECT, transcription(form(("model", b"alpha"))), answer=lambda call: plain).reply
+    assert reply is not None
+    assert (reply.body, dict(reply.headers)[b"content-type"]) == (b"hello", b"text/plain; charset=utf-8")
+
+
+@pytest.mark.parametrize(
+    ("raw", "content_type"),
+    [
+        (b"", FORM),
+        (b"broken", FORM),
+        (b"--xX1\r\n", FORM),
+        (b"--xX1--\r\n", FORM),
+        (form(("model", b"a")).replace(b"--xX1--", b"--xX1"), FORM),
+        (form(("model", b"a")), b"multipart/form-data; boundary=other"),
+        (form(("model", b"a")), b"multipart/form-data"),
+        (form(("model", b"a")), b"application/json"),
+        (form(("model", b"a"), ("model", b"b")), FORM),
+        (form(("model", b"\xff")), FORM),
+        (form(("model", b"a" * 5000)), FORM),
+        (form(("stream", b"true"), ("model", b"a")), FORM),
+    ],
+)
+def test_a_broken_upload_is_refused_in_words(raw: bytes, content_type: bytes) -> None:
+    with pytest.raises(LlamaManError) as error:
+        transcription(raw, content_type)
+    assert error.value.status == 400
