@@ -87,8 +87,12 @@ def _tool(value: Any, place: str) -> dict[str, Any] | None:
     return {"type": "function", "function": function}
 
 
-def thinking(body: Mapping[str, Any]) -> Fields:
-    """Whether, how long and how hard the model thinks. Where nothing is said it does not."""
+def thinking(body: Mapping[str, Any], *, forced: bool = False) -> Fields:
+    """Whether, how long and how hard the model thinks. Where nothing is said it does not.
+
+    :param forced: it must call a tool; then it does not think, as with Anthropic: llama-server holds no model that
+        thinks to its tools.
+    """
     kwargs: Fields = {"enable_thinking": False}
     fields: Fields = {"chat_template_kwargs": kwargs}
     if (value := body.get("thinking")) is not None:
@@ -96,7 +100,7 @@ def thinking(body: Mapping[str, Any]) -> Fields:
         kind = required(wanted, "type", "thinking")
         if kind not in _THINKING:
             raise invalid("thinking.type", f"Input should be one of {', '.join(_THINKING)}")
-        kwargs["enable_thinking"] = kind != "disabled"
+        kwargs["enable_thinking"] = kind != "disabled" and not forced
         budget = wanted.get("budget_tokens")
         if kind == "enabled" and budget is not None:
             fields["thinking_budget_tokens"] = whole(budget, "thinking.budget_tokens", 1)

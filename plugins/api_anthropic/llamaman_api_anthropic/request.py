@@ -24,7 +24,8 @@ def prompt_body(body: Mapping[str, Any]) -> dict[str, Any]:
     :raises InvalidField: a field that the model's prompt depends on is wrong.
     """
     messages = messages_of(body)
-    asked = {"messages": messages, **tools(body), **thinking(body)}
+    asked = {"messages": messages, **tools(body)}
+    asked |= thinking(body, forced=asked.get("tool_choice") == "required")
     if continues(messages):
         asked |= {"continue_final_message": True, "add_generation_prompt": False}
     return asked

@@ -211,6 +211,12 @@ def test_a_choice_of_one_tool_offers_only_that(choice: Any, names: list[str], to
     assert alone["parallel_tool_calls"] is False
 
 
+@pytest.mark.parametrize(("choice", "thinks"), [("auto", True), ("none", True), ("any", False)])
+def test_a_model_that_must_call_a_tool_does_not_think_first(choice: str, thinks: bool) -> None:
+    body = asked(tools=[LOOK], tool_choice={"type": choice}, thinking={"type": "adaptive"})
+    assert body["chat_template_kwargs"] == {"enable_thinking": thinks}
+
+
 def test_tools_that_run_at_anthropics_are_left_out() -> None:
     body = asked(tools=[{"type": "web_search_20250305", "name": "web_search"}, {**LOOK, "type": "custom"}])
     assert body["tools"] == [LOOK_FUNCTION]
