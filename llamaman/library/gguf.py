@@ -6,12 +6,24 @@ The facts come from another process (see `header_reader.py`) which hostile files
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from llamaman.library.gguf_worker import GENERAL, MAX_HEADER_BYTES, MAX_LAYERS, MAX_TENSORS, NUMBERS
+from llamaman.library.gguf_worker import (
+    GENERAL,
+    MAX_HEADER_BYTES,
+    MAX_KEYS,
+    MAX_LAYERS,
+    MAX_METADATA_BYTES,
+    MAX_PARAMETERS,
+    MAX_TEMPLATE_BYTES,
+    MAX_TENSORS,
+    NUMBERS,
+)
 
 #: general.file_type -> quantisation; the bit 1024 only says that the value was guessed.
 FILE_TYPES: Mapping[int, str] = {
@@ -28,7 +40,10 @@ FILE_TYPES: Mapping[int, str] = {
 _MOST = 1 << 48
 _REASON_CHARS = 200
 
+_LEAST_INTEGER, _MOST_INTEGER = -(1 << 63), (1 << 64) - 1
+
 Number = int | tuple[int, ...]
+Scalar = str | int | float | bool | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +58,12 @@ class Header:
         per layer.
     :ivar header_bytes: where the keys end in the file.
     :ivar nextn_bytes: of this file's tensors that only multi-token prediction uses.
+    :ivar parameters: elements of this file's tensors, None where it claims more than anybody could have.
+    :ivar metadata: the file's keys and values, but for the template, as far as they fit; lists are None. Texts are
+        what the file claims, whatever they hold, but can be encoded.
+    :ivar template: the chat template, None where there is none or it is too long.
+    :ivar fills_in: whether the vocabulary has a token that begins a text to be filled in.
+    :ivar digest: hexadecimal digits that stand for all the above.
     """
 
     architecture: str | None
@@ -65,6 +86,11 @@ class Header:
     header_bytes: int = 0
     nextn_bytes: int = 0
     numbers: Mapping[str, Number] = field(default_factory=lambda: MappingProxyType({}))
+    parameters: int | None = None
+    metadata: Mapping[str, Scalar] = field(default_factory=lambda: MappingProxyType({}))
+    template: str | None = None
+    fills_in: bool = False
+    digest: str = ""
 
     @property
     def quant(self) -> str | None:
@@ -87,10 +113,11 @@ class NotAHeader(ValueError):
     """An answer that the reader would never give."""
 
 
-def header_of(answer: object) -> Header | BrokenHeader:
+def header_of(answer: object, digest: str = "") -> Header | BrokenHeader:
     """The record of what :func:`llamaman.library.gguf_worker.read_facts` says of a file.
 
     :param answer: decoded JSON.
+    :param digest: of its text.
     :raises NotAHeader: it is something else.
     """
     facts = _mapping(answer)
@@ -100,7 +127,8 @@ def header_of(answer: object) -> Header | BrokenHeader:
     general, numbers = _mapping(facts.get("general")), _numbers(_mapping(facts.get("numbers")))
     if not general.keys() <= set(GENERAL):
         raise NotAHeader
-    tokens = facts.get("tokens")
+    tokens, parameters = facts.get("tokens"), facts.get("parameters")
+    template = _template(facts.get("template"))
 
     def number(key: str) -> int | None:
         value = numbers.get(key)
@@ -122,12 +150,17 @@ def header_of(answer: object) -> Header | BrokenHeader:
         vocab_size=number("vocab_size") if tokens is None else _count(tokens),
         nextn_layers=number("nextn_predict_layers") or 0,
         pooling_type=number("pooling_type"),
-        has_chat_template=facts.get("template") is True,
+        has_chat_template=facts.get("template") is True or template is not None,
         shards=shards if isinstance(shards, int) and 1 < shards < _MOST else 1,
         tensors=_count(facts.get("tensors"), MAX_TENSORS),
         header_bytes=_count(facts.get("header_bytes"), MAX_HEADER_BYTES),
         nextn_bytes=_count(facts.get("nextn_bytes")),
         numbers=MappingProxyType(numbers),
+        parameters=None if parameters is None else _count(parameters, MAX_PARAMETERS),
+        metadata=MappingProxyType(_metadata(_mapping(facts.get("metadata")))),
+        template=template,
+        fills_in=facts.get("fills_in") is True,
+        digest=digest,
     )
 
 
@@ -157,6 +190,50 @@ def _numbers(given: Mapping[str, object]) -> dict[str, Number]:
         elif type(value) is int and 0 <= value < _MOST:
             kept[key] = value
     return kept
+
+
+def _metadata(given: Mapping[str, object]) -> dict[str, Scalar]:
+    """Scalars within their bounds; anything else never came from the reader."""
+    if len(given) > MAX_KEYS:
+        raise NotAHeader
+    left = MAX_METADATA_BYTES
+    kept: dict[str, Scalar] = {}
+    for key, value in given.items():
+        left -= _bytes(key)
+        if isinstance(value, str):
+            left -= _bytes(value)
+        elif isinstance(value, float):
+            if not math.isfinite(value):
+                raise NotAHeader
+        elif isinstance(value, int):
+            if not _LEAST_INTEGER <= value <= _MOST_INTEGER:
+                raise NotAHeader
+        elif value is not None:
+            raise NotAHeader
+        if left < 0:
+            raise NotAHeader
+        kept[_shared(key)] = _shared(value) if isinstance(value, str) else value
+    return kept
+
+
+def _template(value: object) -> str | None:
+    if not isinstance(value, str):
+        return None
+    if _bytes(value) > MAX_TEMPLATE_BYTES:
+        raise NotAHeader
+    return _shared(value)
+
+
+def _bytes(text: str) -> int:
+    try:
+        return len(text.encode())
+    except UnicodeEncodeError:  # half a character: the reader decodes, so it has none
+        raise NotAHeader from None
+
+
+def _shared(text: str) -> str:
+    """The same text once, since models of a family have keys, values and templates in common."""
+    return sys.intern(text)
 
 
 def _text(value: object) -> str | None:

@@ -8,6 +8,7 @@ that kills it, stalls it or makes it talk nonsense is broken, and the next file 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import logging
 import os
@@ -130,7 +131,8 @@ class HeaderReader:
         try:
             # At most a path's length into an empty pipe, so this does not wait.
             self._process.stdin.write(name + b"\0")
-            return header_of(json.loads(self._line(PATIENCE_S)))
+            line = self._line(PATIENCE_S)
+            return header_of(json.loads(line), hashlib.sha256(line).hexdigest())
         except (_Died, OSError):
             return self._dead()
         except _Stalled:

@@ -30,6 +30,7 @@ def header(architecture: str, **numbers: int | list[int]) -> Header:
     answer = {
         "general": {"general.architecture": architecture},
         "numbers": {name.replace("__", "."): value for name, value in numbers.items()},
+        "metadata": {},
         "tensors": 1,
         "tokens": 1000,
         "template": True,
@@ -197,6 +198,7 @@ class TestUnknown:
         bare = {
             "general": {"general.architecture": "llama"},
             "numbers": numbers,
+            "metadata": {},
             "tensors": 1,
             "template": True,
         }
