@@ -107,6 +107,55 @@ def test_a_page_with_a_key_lists_models_and_streams_a_chat_from_any_origin(
         assert "[DONE]" not in begun["text"], "it came as it was written"
 
 
+#: How the browser builds of other clients ask: path, headers besides the key's, body, and how a stream ends.
+ANTHROPIC = {
+    "anthropic-version": "2023-06-01",
+    "anthropic-dangerous-direct-browser-access": "true",
+    "x-stainless-lang": "js",
+    "x-stainless-retry-count": "0",
+}
+STREAMS = [
+    ("/v1/messages", "x-api-key", ANTHROPIC, {"max_tokens": 8}, "message_stop"),
+    (
+        CHAT,
+        "Authorization",
+        {"x-stainless-os": "Linux", "openai-organization": "org"},
+        {"max_tokens": 8},
+        "[DONE]",
+    ),
+    ("/api/chat", "Authorization", {}, {"options": {"num_predict": 8}}, '"done":true'),
+]
+
+
+@pytest.mark.parametrize(("path", "key_header", "headers", "fields", "end"), STREAMS)
+def test_the_clients_of_each_api_stream_from_a_page_with_their_own_headers(
+    foreign: Any,
+    manager: Manager,
+    path: str,
+    key_header: str,
+    headers: dict[str, str],
+    fields: dict[str, Any],
+    end: str,
+) -> None:
+    if not any(row["path"] == path for row in manager.manage("GET", "/api/routes")):
+        pytest.skip(f"no installed plugin serves {path}")
+    running = [each for each in manager.instances() if each["status"] == "healthy"]
+    instance = next((each for each in running if each["model_name"] == "tiny"), None) or manager.launch(
+        "tiny"
+    )
+    secret = manager.inference_key if key_header == "x-api-key" else f"Bearer {manager.inference_key}"
+    body = {"model": "tiny", "stream": True, "messages": [{"role": "user", "content": "hello"}], **fields}
+    told = {
+        "method": "POST",
+        "headers": {"Content-Type": "application/json", key_header: secret, **headers},
+        "body": json.dumps(body),
+    }
+    for port in (manager.proxy_port, manager.port, instance["port"]):
+        got = foreign.evaluate(STREAM, [f"http://127.0.0.1:{port}{path}", told, True])
+        assert got["status"] == 200
+        assert end in got["text"].replace(": ", ":").rstrip()[-200:]
+
+
 def test_a_page_of_another_origin_reads_nothing_of_management_even_with_a_key(
     foreign: Any, manager: Manager
 ) -> None:
