@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llamaman.core.demand import Demand
 from llamaman.core.instance import Instance
 from llamaman.errors import InvalidField, LlamaManError, ModelUnavailable, QueueFull, RuntimeLost
 from llamaman.records import State
@@ -791,3 +792,25 @@ def test_a_changed_instance_of_a_model_that_nobody_asked_for_is_no_error(run: Ru
         assert fleet.starts == []
 
     run(main())
+
+
+def test_who_comes_while_a_start_is_given_up_has_it_begun_anew() -> None:
+    """A start that nobody waits for is given up; whoever comes before that is over must not wait for ever."""
+
+    async def story() -> None:
+        fleet = Fleet()
+        begin = fleet.ensure_running
+        given_up = 0
+
+        async def give_up_once(demand: Demand) -> None:
+            nonlocal given_up
+            given_up += 1
+            if given_up > 1:
+                await begin(demand)
+
+        fleet.ensure_running = give_up_once  # type: ignore[method-assign] # the first start comes to nothing
+        grant = await asyncio.wait_for(fleet.ask(), 5)
+        grant.release()
+        assert given_up == 2
+
+    asyncio.run(story())
