@@ -103,8 +103,12 @@ class OpenAI:
         )
 
     def check(self, intent: Intent, model: ModelView) -> None:
-        """llama-server says itself what a model cannot do, but for embeddings of rerankers: all zeros."""
+        """llama-server says itself what it cannot do; a reranker's embeddings would be all zeros, and a
+        conversation of nothing some text.
+        """
         request = intent.request
+        if request and request.route.pattern == CHAT and request.json.get("messages") == []:
+            raise InvalidField("messages", "[] is too short - 'messages'")
         able = model.details.capabilities if model.details else frozenset()
         if request and request.route.pattern == EMBEDDINGS and "rerank" in able and "embedding" not in able:
             raise InvalidRequest(
@@ -146,8 +150,6 @@ class OpenAI:
 
 def _check(path: str, body: dict[str, Any]) -> None:
     """Refuse what llama-server would take for something else."""
-    if path == CHAT and body.get("messages") == []:
-        raise InvalidField("messages", "[] is too short - 'messages'")
     if path in (CHAT, RESPONSES):
         fields.effort(body)
     if path in (RESPONSES, RESPONSES_TOKENS):

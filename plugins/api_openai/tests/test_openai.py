@@ -298,7 +298,7 @@ def test_what_the_model_cannot_do_is_no_reason_to_try_again() -> None:
 
 def test_a_conversation_of_nothing_is_refused() -> None:
     with pytest.raises(InvalidField, match="too short") as error:
-        opened(CHAT, {"model": "alpha", "messages": []})
+        DIALECT.check(opened(CHAT, {"model": "alpha", "messages": []}), MODEL)
     assert error.value.field == "messages"
 
 
