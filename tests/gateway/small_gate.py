@@ -240,11 +240,13 @@ async def gated(
     limits: Mapping[str, Any] | None = None,
     engines: EnginePeers | None = None,
     refused: Refused = nobody_is_told,
+    web_ui: bool = False,
     **parts: Any,
 ) -> AsyncIterator[Gated]:
     """Everything on loopback. ``parts``: fields of GateParts. ``people=False``: nobody has ever heard of users.
 
     :param engines: who is turned away; nobody without it. :param refused: told of refusals.
+    :param web_ui: whether instance ports show the engine's own page.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     store = JsonStore(folder)
@@ -289,7 +291,7 @@ async def gated(
     held = asyncio.Event()
     feed = StreamRoute("GET", STREAM, Access.VIEW, lambda identity, values: _feed(held))
     dialect: Dialect = Talk()
-    tables = build_tables([("talk", dialect)], Native(), [("test", feed)], on_broken=_refuse)
+    tables = build_tables([("talk", dialect)], Native(lambda: web_ui), [("test", feed)], on_broken=_refuse)
     secret = new_secret()
     hop = Hop(to_flask, secret, is_public=lambda method, path: (method, path) in PUBLIC)
     app = FrontDoor(tables, pipeline, gate, require_auth, hop, refused, engines)
