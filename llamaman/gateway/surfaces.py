@@ -73,7 +73,7 @@ Entry = Fixed | Inference | StreamRoute
 
 HEALTH = Fixed(b'{"status":"ok"}')
 VERSION = Fixed(json.dumps({"version": OLLAMA_VERSION}).encode())
-GREETING = Fixed(b"LlamaMan is running", b"text/plain; charset=utf-8")
+GREETING = Fixed(b"Ollama is running", b"text/plain; charset=utf-8")
 
 
 @dataclass(slots=True)
@@ -172,6 +172,9 @@ def _problem(dialect: Dialect, tables: Sequence[Table[Entry]]) -> str | None:
             return f"dialect '{dialect.name}' declares {type(route).__name__}, not an InferenceRoute"
         if reason := _malformed(route.method, route.pattern, route.access):
             return reason
+    on_management = [r for r in declared if "manage" in r.surfaces and _over_management(r.pattern)]
+    if on_management:
+        return _hides(on_management[0])
     return _taken(tables, [(route.method, route.pattern) for route in dialect.routes])
 
 
@@ -181,7 +184,9 @@ def _stream_problem(owner: str, stream: StreamRoute, tables: Sequence[Table[Entr
         return reason
     if stream.access is Access.INFERENCE:  # which is open to everybody while require_auth is off
         return f"stream {stream.pattern} asks for INFERENCE; use VIEW, MANAGE or ADMIN"
-    return _taken(tables, [(stream.method, stream.pattern)], is_own=owner == "llamaman")
+    if owner != "llamaman" and _over_management(stream.pattern):
+        return _hides(stream)
+    return _taken(tables, [(stream.method, stream.pattern)])
 
 
 def _malformed(method: object, pattern: object, level: object) -> str | None:
@@ -207,17 +212,17 @@ def _well_braced(pattern: str) -> bool:
     )
 
 
-def _taken(
-    tables: Sequence[Table[Entry]], routes: Sequence[tuple[str, str]], *, is_own: bool = False
-) -> str | None:
+def _hides(route: InferenceRoute | StreamRoute) -> str:
+    return f"route {route.method} {route.pattern} would hide routes of LlamaMan's own management"
+
+
+def _taken(tables: Sequence[Table[Entry]], routes: Sequence[tuple[str, str]]) -> str | None:
     """Why these routes cannot be added to all of the tables, or None."""
     seen: Table[None] = Table()  # which knows that /a/{x} and /a/{y} are one route
     for method, pattern in routes:
         for table in tables:
             if owner := table.owner(method, pattern):
                 return f"route {method} {pattern} is already served by '{owner}'"
-        if not is_own and _over_management(pattern):
-            return f"route {method} {pattern} would hide routes of LlamaMan's own management"
         if seen.owner(method, pattern):
             return f"route {method} {pattern} is declared twice"
         seen.add(method, pattern, None, "this")

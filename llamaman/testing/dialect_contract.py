@@ -125,8 +125,9 @@ class DialectContract:
             opened = self._open(dialect, example)
             if isinstance(opened, Reply):
                 check_reply(opened)
-                assert opened.status < 400, opened
+                assert opened.status == example.refused if example.refused else opened.status < 400, opened
             else:
+                assert not example.refused, f"{example} is not refused"
                 _check_intent(opened)
 
     def test_any_json_body_is_opened_or_refused_in_words(self) -> None:

@@ -77,6 +77,7 @@ class Example:
 
     :ivar values: the values of the pattern's ``{name}`` segments.
     :ivar raw: the body of a route whose bodies are only read, of ``content_type``.
+    :ivar refused: the status of a route that refuses everybody, whatever they ask.
     """
 
     pattern: str
@@ -85,6 +86,7 @@ class Example:
     values: Mapping[str, str] = field(default_factory=dict)
     raw: bytes = b""
     content_type: bytes = b"application/json"
+    refused: int | None = None
 
 
 def request_for(

@@ -1,0 +1,25 @@
+"""The little of Go's templates that clients send with ``/api/generate``. Pure."""
+
+from __future__ import annotations
+
+import re
+
+_IF = re.compile(
+    r"\{\{-?\s*if\s+\.(System|Prompt)\s*-?\}\}((?:(?!\{\{-?\s*(?:if|else|range)\b).)*?)\{\{-?\s*end\s*-?\}\}",
+    re.DOTALL,
+)
+_VALUE = re.compile(r"\{\{-?\s*\.(System|Prompt|Response)\s*-?\}\}")
+
+
+def fill(template: str, system: str, prompt: str) -> str | None:
+    """The prompt that a template makes, up to where the response begins; None for one that is beyond us."""
+    values = {"System": system, "Prompt": prompt, "Response": ""}
+    before = _VALUE_RESPONSE.split(template, maxsplit=1)[0] if _VALUE_RESPONSE.search(template) else template
+    chosen = _IF.sub(lambda found: found[2] if values[found[1]] else "", before)
+    rest = _VALUE.sub("", chosen)
+    if "{{" in rest or "}}" in rest:
+        return None
+    return _VALUE.sub(lambda found: values[found[1]], chosen)
+
+
+_VALUE_RESPONSE = re.compile(r"\{\{-?\s*\.Response\s*-?\}\}")
