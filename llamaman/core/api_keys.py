@@ -49,7 +49,18 @@ log = logging.getLogger(__name__)
 
 COLLECTION = "api_keys"
 
-_BOOTSTRAP = re.compile(r"llm-[A-Za-z0-9_-]{32,}")
+#: How every key of ours begins.
+PREFIX = "llm-"
+_BOOTSTRAP = re.compile(rf"{PREFIX}[A-Za-z0-9_-]{{32,}}")
+
+
+def is_placeholder(headers: Iterable[tuple[bytes, bytes]]) -> bool:
+    """Whether a request presents something that was never a key of ours.
+
+    Many clients cannot be set up without a key, and their manuals say to type anything ("ollama", "sk-none").
+    """
+    key = presented_key(headers)
+    return key is not None and not key.startswith(PREFIX)
 
 
 def presented_key(headers: Iterable[tuple[bytes, bytes]]) -> str | None:
@@ -106,8 +117,8 @@ class Keys:
     def authenticate(self, headers: Iterable[tuple[bytes, bytes]]) -> Identity:
         """The caller of a request; NOBODY when it presents no key.
 
-        A key that is not known, or has expired, is refused even where no key is needed: its owner
-        should hear of it rather than be served as a stranger.
+        A key that is not known, or has expired, is refused also where no key is needed; :func:`is_placeholder`
+        tells those apart that clients send for want of one.
 
         :raises Unauthorized: "Invalid API key".
         """
@@ -166,7 +177,7 @@ class Keys:
         :raises InvalidField: naming name, scope, models or expires.
         :raises Forbidden: more than ``by`` holds. :raises Conflict: too many keys.
         """
-        key = "llm-" + secrets.token_urlsafe(32)
+        key = PREFIX + secrets.token_urlsafe(32)
         record = KeyRecord(
             id=secrets.token_hex(8),
             name=checked_name(name),

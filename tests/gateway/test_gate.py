@@ -103,6 +103,31 @@ def test_names_that_the_operator_gave_are_served(run: Run, tmp_path: Path) -> No
     run(main())
 
 
+def test_a_made_up_key_stands_in_nobody_s_way_where_none_is_needed(run: Run, tmp_path: Path) -> None:
+    """Clients that cannot be set up without a key are told by their manuals to type anything."""
+
+    async def main() -> None:
+        async with gated(tmp_path) as house:
+            for key in ("ollama", "sk-no-key-required", "EMPTY"):
+                for headers in (bearer(key), {"X-Api-Key": key}):
+                    house.settings["require_auth"] = False
+                    for door in DOORS:
+                        assert (await house.ask("GET", MODELS, headers, door=door))[0] == 200
+                        assert (await house.ask("GET", MODELS, headers, door=door, host=EVIL_HOST))[0] == 421
+                    foreign = {**headers, "Origin": "https://evil.example"}
+                    assert (await house.ask("GET", MODELS, foreign))[0] == 403, "it vouches for nobody"
+                    assert (await house.ask("GET", "/api/x", headers))[0] == 401, (
+                        "management needs a real one"
+                    )
+                    house.settings["require_auth"] = True
+                    assert (await house.ask("GET", MODELS, headers))[0] == 401
+            house.settings["require_auth"] = False
+            revoked = bearer("llm-once-a-key-of-ours")
+            assert (await house.ask("GET", MODELS, revoked))[0] == 401, "its owner should hear of it"
+
+    run(main())
+
+
 def test_a_valid_key_is_served_under_any_name_and_an_invalid_one_under_none(run: Run, tmp_path: Path) -> None:
     async def main() -> None:
         async with gated(tmp_path) as house:
