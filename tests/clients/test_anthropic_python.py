@@ -8,13 +8,13 @@ from typing import Any
 import anthropic
 import pytest
 from anthropic import Anthropic
+from samples import HELLO, PIXEL
 from scripted_model import CALL, THOUGHT, WEATHER, WORDS
 
 from llamaman.testing.manager import Manager
 
 pytestmark = pytest.mark.real("engine")
 
-HELLO: list[Any] = [{"role": "user", "content": "hello"}]
 WEATHER_TOOL: Any = {
     "name": "get_weather",
     "description": "Tell the weather.",

@@ -11,29 +11,12 @@ from typing import Any
 import openai
 import pytest
 from openai import Omit, OpenAI
+from samples import HELLO, MOOD, ONLY_MOOD, PIXEL, WEATHER_TOOL
 from scripted_model import CALL, THOUGHT, WEATHER, WORDS
 
 from llamaman.testing.manager import Manager
 
 pytestmark = pytest.mark.real("engine")
-
-HELLO: list[Any] = [{"role": "user", "content": "hello"}]
-WEATHER_TOOL: Any = {
-    "type": "function",
-    "function": {
-        "name": "get_weather",
-        "description": "Tell the weather.",
-        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
-    },
-}
-MOOD: dict[str, Any] = {
-    "type": "object",
-    "properties": {"mood": {"enum": ["calm"]}, "legs": {"type": "integer", "minimum": 4, "maximum": 4}},
-    "required": ["mood", "legs"],
-    "additionalProperties": False,
-}
-PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9QDwADhgGAWjR9awAAAABJRU5ErkJggg=="
-
 
 @pytest.fixture(scope="module")
 def client(site: Manager, url: str) -> Iterator[OpenAI]:
@@ -122,7 +105,7 @@ def test_a_schema_is_kept(client: OpenAI) -> None:
             "json_schema": {"name": "llama", "schema": MOOD, "strict": True},
         },
     )
-    assert json.loads(answer.choices[0].message.content or "") == {"mood": "calm", "legs": 4}
+    assert json.loads(answer.choices[0].message.content or "") == ONLY_MOOD
 
 
 def test_logprobs_come_with_each_token(client: OpenAI) -> None:
@@ -238,7 +221,7 @@ def test_a_wrong_key_is_an_authentication_error(client: OpenAI) -> None:
     wrong = client.with_options(api_key="wrong")
     for attempt in (
         lambda: wrong.chat.completions.create(model="words", messages=HELLO),
-        lambda: wrong.models.list(),
+        wrong.models.list,
     ):
         with pytest.raises(openai.AuthenticationError) as caught:
             attempt()
