@@ -383,6 +383,7 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
         model_at=library.by_path,
         why_not_runnable=library.reason,
         policy=policy,
+            web_ui=lambda: bool(settings.get("instances.web_ui")),
         managed_idle_timeout_s=config.idle_timeout_min * 60,
         load_timeout_s=config.model_load_timeout,
         health_timeout_s=config.health_check_timeout,

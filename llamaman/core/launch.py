@@ -58,10 +58,12 @@ class ModelFacts:
 
     :ivar nextn_layers: layers for multi-token prediction; 0 = the model has none.
     :ivar context_length: the context it was trained with, in tokens.
+    :ivar reranks: whether it scores documents instead of making embeddings.
     """
 
     nextn_layers: int | None = None
     context_length: int | None = None
+    reranks: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ def to_flags(
     cores: int | None = None,
     gpu: bool = True,
     allow_unlisted: bool = False,
+    web_ui: bool = False,
 ) -> Flags:
     """The argv tokens of a resolved set of options.
 
@@ -182,6 +185,7 @@ def to_flags(
     :param model_file: text -> the scanned file below MODELS_DIR as the engine will see it, or None.
     :param cores: processors of the host; more threads are clamped with a note. None: not known.
     :param gpu: whether the host has a GPU that the engine might use.
+    :param web_ui: whether the engine serves its own web page; without it a runtime switches that off.
     :raises InvalidField: what this model or engine cannot do, or a contradiction.
     """
     _check_together(options)
@@ -196,7 +200,9 @@ def to_flags(
     tokens += _threads(options, cores, known, notes)
     tokens += _parallel(options, known, notes)
     if options["embedding_model"]:
-        tokens.append(_spelling(BY_NAME["embedding_model"], known))
+        tokens += _embedding(facts, extra, known)
+    if web_ui:
+        tokens += next(([flag] for flag in ("--ui", "--webui") if flag in (known or ())), [])
     tokens += _speculation(options, facts, extra, known)
     if options["flash_attn"] != "auto":
         if {"-fa", "--flash-attn"} & set(extra):
@@ -224,6 +230,15 @@ def _check_together(options: Mapping[str, Any]) -> None:
         raise InvalidField(
             "spec_enabled", "spec_enabled makes no sense for an embedding model; switch one of them off"
         )
+
+
+def _embedding(facts: ModelFacts, extra: tuple[str, ...], known: frozenset[str] | None) -> tuple[str, ...]:
+    """An engine refuses to rerank, and gives a reranker's embeddings as zeros, unless it is told what it runs."""
+    if {"--rerank", "--reranking"} & set(extra):
+        return ()
+    if facts.reranks and (known is None or "--reranking" in known):
+        return ("--reranking",)
+    return (_spelling(BY_NAME["embedding_model"], known),)
 
 
 def _spelling(option: LaunchOption, known: frozenset[str] | None) -> str:

@@ -29,6 +29,7 @@ class Sources:
 
     :ivar gpu_present: whether an engine may use a GPU.
     :ivar memory_estimate: bytes that a model takes with these options, None when that is not known.
+    :ivar web_ui: whether engines serve their own web page (setting ``instances.web_ui``).
     """
 
     node: str
@@ -42,6 +43,7 @@ class Sources:
     allow_unlisted: Callable[[], bool]
     gpu_present: Callable[[Engine], bool]
     memory_estimate: Callable[[Path, Mapping[str, Any]], int | None]
+    web_ui: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +75,7 @@ def resolve(model_path: Path, overrides: Mapping[str, Any], sources: Sources) ->
         cores=os.cpu_count(),
         gpu=sources.gpu_present(engine),
         allow_unlisted=sources.allow_unlisted(),
+        web_ui=sources.web_ui(),
     )
     return Resolved(
         options=options,

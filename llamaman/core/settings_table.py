@@ -62,12 +62,27 @@ CORE_SETTINGS: tuple[Setting, ...] = (
         form="a host name such as images.example.org",
     ),
     Setting(
+        "preload",
+        "list",
+        (),
+        "Models that are loaded when LlamaMan starts, in this order, as far as LLAMAMAN_MAX_MODELS allows. "
+        "Pin a model in its preset to keep it loaded.",
+        scope="node",
+        pattern=r"[^\x00-\x1f\x7f]{1,128}",
+        form="the name of a model, as /v1/models lists it",
+    ),
+    Setting(
         "launch.allow_unlisted_args",
         "bool",
         False,
         "Extra arguments may hold flags that LlamaMan does not know; owned and refused ones stay refused.",
     ),
-    Setting("instances.web_ui", "bool", False, "Instances serve llama.cpp's own web page."),
+    Setting(
+        "instances.web_ui",
+        "bool",
+        False,
+        "Instances serve llama.cpp's own web page on their ports, from their next start on.",
+    ),
     Setting(
         "images.allowed",
         "list",

@@ -37,6 +37,7 @@ DRAFT_FLAGS = frozenset({"-md", "--model-draft", "--spec-draft-model"})
 RETRY_S = 60.0
 
 _log = logging.getLogger(__name__)
+_RANK = 4  # a pooling type of GGUF: the model scores documents
 
 
 class Publisher(Protocol):
@@ -160,7 +161,8 @@ class Library:
         found = self._snapshot.by_path.get(path)
         if found is None or not isinstance(found.header, Header):
             return ModelFacts()
-        return ModelFacts(nextn_layers=found.header.nextn_layers, context_length=found.header.context_length)
+        header = found.header
+        return ModelFacts(header.nextn_layers, header.context_length, reranks=header.pooling_type == _RANK)
 
     def memory_estimate(self, path: Path, options: Mapping[str, Any]) -> int | None:
         """Bytes that a launch of a scanned model takes with all its files; None where that cannot be told.

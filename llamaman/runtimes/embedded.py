@@ -309,6 +309,7 @@ _SWITCHES: Final[dict[str, Convert]] = {
     "--props": _set(("endpoint_props", True)),
     "--slots": _set(("endpoint_slots", True)),
     "--no-slots": _set(("endpoint_slots", False)),
+    "--ui --webui": _set(("ui", True)),
     "--no-ui --no-webui": _set(("ui", False)),
 }
 

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 def own_flags(known: frozenset[str], given: Sequence[str]) -> list[str]:
     """What LlamaMan itself wants of a server, as far as this build knows it and nobody said otherwise."""
     flags: list[str] = []
-    if not {"--no-ui", "--no-webui"} & set(given):
+    if not {"--ui", "--webui", "--no-ui", "--no-webui"} & set(given):
         flags += next(([flag] for flag in ("--no-ui", "--no-webui") if flag in known), [])
     if "--log-colors" in known and "--log-colors" not in given:
         flags += ["--log-colors", "off"]

@@ -318,6 +318,31 @@ def test_what_applies_live() -> None:
     assert not {"ctx_size", "threads", "parallel", "extra_args", "n_gpu_layers"} & launch.LIVE
 
 
+def test_a_reranker_is_launched_as_one() -> None:
+    reranker = ModelFacts(reranks=True)
+    build = frozenset({"--embeddings", "--n-gpu-layers", "--ctx-size", "--parallel"})
+    assert "--reranking" in flags(facts=reranker, embedding_model=True).tokens
+    assert "--embeddings" not in flags(facts=reranker, embedding_model=True).tokens
+    assert "--reranking" not in flags(facts=reranker).tokens
+    assert "--embeddings" in flags(known=build, facts=reranker, embedding_model=True).tokens
+    forced = flags(embedding_model=True, extra_args="--reranking").tokens
+    assert [word for word in forced if "rerank" in word or "embed" in word] == ["--reranking"]
+
+
+def test_the_engines_own_page_is_asked_for_in_the_builds_words() -> None:
+    def asked(known: frozenset[str] | None, *, web_ui: bool) -> list[str]:
+        made = launch.to_flags(
+            launch.resolve({}), known=known, facts=ModelFacts(), model_file=Path, web_ui=web_ui
+        ).tokens
+        return [word for word in made if word in ("--ui", "--webui", "--no-ui", "--no-webui")]
+
+    build = frozenset({"--n-gpu-layers", "--ctx-size", "--parallel"})
+    assert asked(build | {"--ui", "--no-ui"}, web_ui=True) == ["--ui"]
+    assert asked(build | {"--webui"}, web_ui=True) == ["--webui"]
+    assert asked(build | {"--ui", "--no-ui"}, web_ui=False) == []
+    assert asked(build, web_ui=True) == []
+
+
 def without_gpu(known: frozenset[str] | None = None, **options: Any) -> tuple[str, ...]:
     return launch.to_flags(
         launch.resolve(options), known=known, facts=ModelFacts(), model_file=Path, gpu=False

@@ -284,6 +284,13 @@ class TestLookUp:
         assert library.facts(models / "a.gguf") == ModelFacts(nextn_layers=0, context_length=16_384)
         assert library.facts(models / "b.gguf").nextn_layers == 1
 
+    def test_a_reranker_is_known_by_its_header(self, models: Path, tiny: Path) -> None:
+        write_tiny_model(models / "rank.gguf", metadata={"llama.pooling_type": 4})
+        write_tiny_model(models / "mean.gguf", embedding=True)
+        library = opened(models)
+        assert library.facts(models / "rank.gguf").reranks
+        assert not library.facts(models / "mean.gguf").reranks
+
     def test_model_files_by_what_a_user_writes(self, models: Path, tiny: Path) -> None:
         path = copy(tiny, models / "sub" / "mm.gguf")
         for name in ("x", "y"):
