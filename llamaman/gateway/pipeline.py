@@ -277,8 +277,8 @@ class Pipeline:
         if not allows_model(exchange.identity, model.name):
             raise Forbidden(f"this key may not use model '{model.name}'")
         embedding = parts.registry.is_embedding(model)
+        exchange.dialect.check(intent, model)  # first: its refusals have the words that its clients know
         check_role(intent, model, embedding)
-        exchange.dialect.check(intent, model)
         if parts.hooks.has("admit"):
             raise_reject(parts.hooks.admit(self._forward_call(exchange, intent, model)))
         if intent.action == "unload":
