@@ -39,8 +39,10 @@ from llamaman.gateway.limits import BodyBudget, Limits, Surface
 from llamaman.gateway.listeners import Listeners
 from llamaman.gateway.log_stream import LogStreams
 from llamaman.gateway.media import Media
+from llamaman.gateway.metrics import Metrics
 from llamaman.gateway.native import Native
 from llamaman.gateway.pool import Pools
+from llamaman.gateway.preload import preload
 from llamaman.gateway.streams import StreamCount
 from llamaman.gateway.surfaces import build_tables
 from llamaman.gateway.upstream import Address, Upstream
@@ -82,6 +84,8 @@ class House:
         kernel.instances.subscribe(self._pools.changed, reasons=True)
         if kernel.hooks.has("instance_event"):
             kernel.instances.subscribe(self._tell_plugins)
+        kernel.metrics = self._metrics = Metrics()
+        kernel.instances.subscribe(self._metrics.instance_changed)
         self._gate = Gate(_gate_parts(kernel))
         self._note_refused = refusals.recorder(kernel.audit)
         self._media = Media(
@@ -97,6 +101,7 @@ class House:
                 require_auth=lambda: bool(kernel.settings.get("require_auth")),
                 request_timeout_s=config.request_timeout,
                 record=self._records.put,
+                observe=self._metrics.observe,
                 media=self._media,
             )
         )
@@ -105,6 +110,7 @@ class House:
         self._serving = False
         self._refused: PluginError | None = None  # what ends a strict start
         self._calm: asyncio.Task[None] | None = None
+        self._preload: asyncio.Task[None] | None = None
 
     async def _app(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         assert self._door is not None
@@ -190,8 +196,10 @@ class House:
             if self._refused:
                 raise self._refused
         exchanges = self._pipeline.exchanges
+        self._metrics.lag.start()
         self._calm = loop.create_task(collector.run(lambda: dashboard.is_ready, lambda: len(exchanges.all())))
         loop.call_later(DASHBOARD_AFTER_S, self._start_dashboard)
+        self._preload = loop.create_task(preload(kernel.settings.get("preload"), kernel.library, self._pools))
         self._start_jobs()
         kernel.hooks.startup(kernel.facades)
         self._serving = True
@@ -220,8 +228,10 @@ class House:
 
     async def close(self) -> None:
         """The reverse of :meth:`open`."""
-        if self._calm:
-            self._calm.cancel()
+        self._metrics.lag.stop()
+        for task in (self._calm, self._preload):
+            if task:
+                task.cancel()
         kernel = self._kernel
         jobs = asyncio.create_task(asyncio.to_thread(kernel.jobs.stop))  # no client waits for a long job
         ending = ModelUnavailable("LlamaMan is ending; try again", retry_after=10)
@@ -373,6 +383,7 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
             allow_unlisted=lambda: settings.get("launch.allow_unlisted_args"),
             gpu_present=lambda engine: runtime_choice.has_gpu(engine, gpu_present()),
             memory_estimate=library.memory_estimate,
+            web_ui=lambda: bool(settings.get("instances.web_ui")),
         ),
         runtimes=kernel.runtimes,
         connect=lambda address: Upstream(Address(address.host, address.port, address.path)),
@@ -383,7 +394,6 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
         model_at=library.by_path,
         why_not_runnable=library.reason,
         policy=policy,
-            web_ui=lambda: bool(settings.get("instances.web_ui")),
         managed_idle_timeout_s=config.idle_timeout_min * 60,
         load_timeout_s=config.model_load_timeout,
         health_timeout_s=config.health_check_timeout,

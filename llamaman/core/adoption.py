@@ -86,10 +86,23 @@ class Adoption:
         return await self._settle(waiting, own, found)
 
     def start(self, due: Sequence[Instance]) -> None:
-        """Start what is to run whenever LlamaMan does."""
-        for instance in due:
-            if self._roster.has(instance):
-                self._roster.supervisor(instance).post(m.Want("boot", "start_at_boot is set"))
+        """Start what is to run whenever LlamaMan does, as far as the model limit allows; pinned ones first."""
+        limit = self._p.policy().max_models
+        taken = sum(i.state not in STILL and not _is_embedding(i) for i in self._roster.all())
+        for instance in sorted(due, key=lambda i: (not i.options.get("pinned"), i.created)):
+            if not self._roster.has(instance):
+                continue
+            if not _is_embedding(instance):
+                if limit and taken >= limit:
+                    log.warning(
+                        "instance %s (%s) is not started at boot: LLAMAMAN_MAX_MODELS=%d is reached",
+                        instance.id[:8],
+                        instance.model,
+                        limit,
+                    )
+                    continue
+                taken += 1
+            self._roster.supervisor(instance).post(m.Want("boot", "start_at_boot is set"))
 
     async def find(self, runtime: Runtime) -> Sequence[Handle]:
         """Every engine of ours that a runtime has.
@@ -217,3 +230,7 @@ def _may_run(record: Instance) -> bool:
     if record.state not in STILL or record.desired == "running" or record.handle is not None:
         return True
     return bool(record.options.get("start_at_boot"))
+
+
+def _is_embedding(instance: Instance) -> bool:
+    return bool(instance.options.get("embedding_model"))

@@ -133,6 +133,8 @@ class Exchange:
                 await self.start(error.status, SSE_HEADERS)
             await self._send({"type": "http.response.body", "body": answer, "more_body": False})
         else:
+            if error.inputs:
+                answer = replace(answer, headers=[*answer.headers, (b"x-llamaman-reason", _figures(error))])
             await self.reply(answer)
 
     # --- keeping a waiting stream alive --------------------------------------------------------------
@@ -179,6 +181,11 @@ class Exchange:
         """Callback of the connection."""
         if not self.request.answered:
             self.end()
+
+
+def _figures(error: LlamaManError) -> bytes:
+    """What a refusal rests on; in a header, since some APIs' errors have room for one sentence only."""
+    return "; ".join(f"{name}={value}" for name, value in error.inputs.items()).encode("ascii", "replace")
 
 
 def _forget(task: asyncio.Task[None]) -> None:

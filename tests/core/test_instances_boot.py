@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from llamaman.core.admission import Policy
 from llamaman.core.parts import COLLECTION
 from llamaman.errors import LaunchError, StoreCorrupt
 from llamaman.records import Address, Exit, Handle, State
@@ -278,6 +279,23 @@ def test_start_at_boot_starts_it(world: World, state: str) -> None:
         assert (await world.reach("one", State.READY)).generation == 4
 
     boot(world, story)
+
+
+def test_start_at_boot_keeps_to_the_model_limit_and_pinned_ones_come_first(world: World) -> None:
+    world.policy = Policy(max_models=2)
+    options = {"start_at_boot": True}
+    for index, (name, more) in enumerate(
+        [("one", {}), ("two", {}), ("three", {"pinned": True}), ("four", {"embedding_model": True})]
+    ):
+        world.put_record(name, created=float(index), port=PUBLIC[index], overrides={**options, **more})
+
+    async def main() -> None:
+        async with world.manager():
+            for name in ("one", "three", "four"):
+                await world.reach(name, State.READY)
+            assert world.get("two").state is State.STOPPED
+
+    asyncio.run(main())
 
 
 def test_start_at_boot_waits_until_a_process_of_an_older_generation_is_gone(world: World) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from llamaman.errors import QueueFull, Unauthorized
+from llamaman.errors import ModelUnavailable, QueueFull, Unauthorized
 from llamaman.gateway import exchange as module
 from llamaman.gateway.dialect import JSON_HEADERS, SSE_HEADERS, Reply
 from llamaman.gateway.exchange import Exchange, Exchanges, OpenStream
@@ -38,6 +38,7 @@ class Wire:
         if message["type"] == "http.response.start":
             assert not self.started, "two heads"
             self.started.append(message["status"])
+            self.headers = dict(message["headers"])
             return
         assert self.started, "a body before its head"
         self.body += message["body"]
@@ -46,6 +47,18 @@ class Wire:
     def exchange(self, identity: Identity = NOBODY) -> Exchange:
         self.request.task = asyncio.current_task()
         return Exchange(self.request, self.send, Native(), identity, "/completion")
+
+
+def test_a_refusal_shows_the_figures_it_rests_on(run: Run) -> None:
+    async def main() -> None:
+        wire = Wire()
+        await wire.exchange().fail(ModelUnavailable("no room", inputs={"max_models": 2, "running": 2}))
+        assert wire.headers[b"x-llamaman-reason"] == b"max_models=2; running=2"
+        other = Wire()
+        await other.exchange().fail(QueueFull("full"))
+        assert b"x-llamaman-reason" not in other.headers
+
+    run(main())
 
 
 def test_a_reply_is_head_and_body_once(run: Run) -> None:
