@@ -7,6 +7,7 @@ import itertools
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import replace
 from typing import Any, Literal
 
 from llamaman.errors import LlamaManError, Unauthorized
