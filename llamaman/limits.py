@@ -229,6 +229,7 @@ SETUP_CODES: Final = limit(
 _LAUNCHES = "Launches and presets"
 PRESETS: Final = limit("presets", 10_000, "Presets.", section=_LAUNCHES, answer=409)
 NOTE_BYTES: Final = limit("note", 4 << 10, "A preset's note.", section=_LAUNCHES, unit="bytes", answer=400)
+ALIASES: Final = limit("aliases", 32, "Further names of a model.", section=_LAUNCHES, answer=400)
 EXTRA_ARGS: Final = limit("extra_args", 64, "Words in extra_args.", section=_LAUNCHES, answer=400)
 EXTRA_ARGS_BYTES: Final = limit(
     "extra_args_text", 4 << 10, "The text of extra_args.", section=_LAUNCHES, unit="bytes", answer=400

@@ -10,7 +10,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 
 from llamaman.library.gguf_worker import (
@@ -64,6 +64,8 @@ class Header:
     :ivar template: the chat template, None where there is none or it is too long.
     :ivar fills_in: whether the vocabulary has a token that begins a text to be filled in.
     :ivar digest: hexadecimal digits that stand for all the above.
+    :ivar text_size: bytes of the metadata's texts and the template.
+    :ivar cut: whether metadata and template were taken away.
     """
 
     architecture: str | None
@@ -91,6 +93,12 @@ class Header:
     template: str | None = None
     fills_in: bool = False
     digest: str = ""
+    text_size: int = 0
+    cut: bool = False
+
+    def without_texts(self) -> Header:
+        """The same without metadata and template."""
+        return replace(self, metadata=MappingProxyType({}), template=None, text_size=0, cut=True)
 
     @property
     def quant(self) -> str | None:
@@ -129,6 +137,7 @@ def header_of(answer: object, digest: str = "") -> Header | BrokenHeader:
         raise NotAHeader
     tokens, parameters = facts.get("tokens"), facts.get("parameters")
     template = _template(facts.get("template"))
+    metadata, text_size = _metadata(_mapping(facts.get("metadata")))
 
     def number(key: str) -> int | None:
         value = numbers.get(key)
@@ -157,10 +166,11 @@ def header_of(answer: object, digest: str = "") -> Header | BrokenHeader:
         nextn_bytes=_count(facts.get("nextn_bytes")),
         numbers=MappingProxyType(numbers),
         parameters=None if parameters is None else _count(parameters, MAX_PARAMETERS),
-        metadata=MappingProxyType(_metadata(_mapping(facts.get("metadata")))),
+        metadata=MappingProxyType(metadata),
         template=template,
         fills_in=facts.get("fills_in") is True,
         digest=digest,
+        text_size=text_size + (_bytes(template) if template else 0),
     )
 
 
@@ -192,8 +202,8 @@ def _numbers(given: Mapping[str, object]) -> dict[str, Number]:
     return kept
 
 
-def _metadata(given: Mapping[str, object]) -> dict[str, Scalar]:
-    """Scalars within their bounds; anything else never came from the reader."""
+def _metadata(given: Mapping[str, object]) -> tuple[dict[str, Scalar], int]:
+    """Scalars within their bounds, and the bytes of their texts; anything else never came from the reader."""
     if len(given) > MAX_KEYS:
         raise NotAHeader
     left = MAX_METADATA_BYTES
@@ -213,7 +223,7 @@ def _metadata(given: Mapping[str, object]) -> dict[str, Scalar]:
         if left < 0:
             raise NotAHeader
         kept[_shared(key)] = _shared(value) if isinstance(value, str) else value
-    return kept
+    return kept, MAX_METADATA_BYTES - left
 
 
 def _template(value: object) -> str | None:

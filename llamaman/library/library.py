@@ -10,8 +10,8 @@ import logging
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, Protocol
@@ -20,14 +20,14 @@ from llamaman.core.config import Config
 from llamaman.core.extra_args import parse_extra_args
 from llamaman.core.extra_args_table import PATH_FLAGS
 from llamaman.core.launch import ModelFacts
+from llamaman.core.model_names import find_name, key_of, known_names
 from llamaman.core.store import Store
 from llamaman.errors import InvalidField, NotFound
 from llamaman.library import fit
 from llamaman.library.gguf import Header
 from llamaman.library.header_reader import HeaderReader
-from llamaman.library.names import find_name
 from llamaman.library.presets import Presets
-from llamaman.library.scan import Found, Scan, has_unread, scan, unchanged
+from llamaman.library.scan import NOTHING, Found, Scan, has_unread, scan, unchanged, with_details
 from llamaman.records import ModelView
 
 #: Flags whose file is a model that runs beside the model.
@@ -50,13 +50,20 @@ class Publisher(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class _Snapshot:
+    """A scan and what the presets say of its models' names and projectors.
+
+    :ivar known: what stands for one model -> its name; see :func:`known_names`.
+    """
+
     scan: Scan
     models: tuple[ModelView, ...]
     by_name: Mapping[str, Found]
+    known: Mapping[str, str]
     by_path: Mapping[Path, Found]
     runnable: tuple[str, ...]
     by_file_name: Mapping[str, tuple[Path, ...]]
     sizes: Mapping[Path, int]
+    bearing: Mapping[str, Any]
 
 
 class Library:
@@ -73,7 +80,8 @@ class Library:
         self._folders = config.models_dirs
         self._events = events
         self._scanning = threading.Lock()
-        self._snapshot = _snapshot(Scan((), frozenset(), {}, (), ()))
+        self._changing = threading.Lock()  # for whoever makes a new snapshot
+        self._snapshot = _snapshot(NOTHING, self._folders, {})
         self._scanned = False
         self._tried = 0.0
         self._presets = Presets(store, allow_unlisted=allow_unlisted, model_file=self.model_file)
@@ -85,10 +93,11 @@ class Library:
         with self._scanning:
             before = self._snapshot
             with HeaderReader() as reader:
-                result = scan(self._folders, before.scan.headers, reader.read)
+                result = scan(self._folders, before.scan, reader.read)
             for problem in sorted(set(result.problems) - set(before.scan.problems)):
                 _log.warning("model folders: %s", problem)
-            after = self._snapshot = _snapshot(result)
+            with self._changing:
+                after = self._snapshot = _snapshot(result, self._folders, self._presets.all())
             self._scanned = True
             self._tried = time.monotonic()
         if self._events is not None and after.models != before.models:
@@ -124,7 +133,7 @@ class Library:
         return self._snapshot.models
 
     def find(self, name: str) -> ModelView:
-        """The model that a client's name means; see :func:`llamaman.library.names.find_name`.
+        """The model that a client's name means; see :func:`llamaman.core.model_names.find_name`.
 
         :raises ModelNotFound: with the candidates if the name is ambiguous.
         """
@@ -132,7 +141,7 @@ class Library:
         found = snapshot.by_name.get(name)
         if found is not None and found.view.runnable:  # the common case, on every request
             return found.view
-        return snapshot.by_name[find_name(name, snapshot.by_name, snapshot.runnable)].view
+        return snapshot.by_name[find_name(name, snapshot.known, snapshot.runnable)].view
 
     def by_path(self, path: Path) -> ModelView:
         """The model of a scanned file (any shard of a set) or HuggingFace folder.
@@ -155,6 +164,13 @@ class Library:
         """
         header = self._found(path).header
         return header if isinstance(header, Header) else None
+
+    def projector(self, path: Path) -> Path | None:
+        """The projector (mmproj) of a scanned model: its preset's, else the one that belongs to it by name, or None.
+
+        :raises NotFound: as :meth:`by_path`.
+        """
+        return self._found(path).projector
 
     def facts(self, path: Path) -> ModelFacts:
         """What a launch must know of a model; all unknown for a path that was not scanned."""
@@ -197,15 +213,7 @@ class Library:
         Takes an absolute path, a path relative to a model folder, or a file name that is there only once.
         """
         snapshot = self._snapshot
-        if os.path.isabs(text):
-            candidates = [Path(os.path.normpath(text))]
-        else:
-            candidates = [Path(os.path.normpath(folder / text)) for folder in self._folders]
-        for path in candidates:
-            if path in snapshot.scan.files:
-                return path
-        named = snapshot.by_file_name.get(text, ())
-        return named[0] if len(named) == 1 else None
+        return _model_file(text, self._folders, snapshot.scan.files, snapshot.by_file_name)
 
     def _found(self, path: Path) -> Found:
         found = self._snapshot.by_path.get(path)
@@ -226,33 +234,62 @@ class Library:
         return self._presets.all()
 
     def put_preset(self, model_path: Path, values: Mapping[str, Any], actor: str) -> dict[str, Any]:
-        """Validate and store a preset (launch options, ``favorite``, ``note``), in place of an earlier one.
+        """Validate and store a preset (launch options, ``favorite``, ``note``, ``aliases``) in place of an earlier.
 
-        :raises InvalidField: names the field.
+        :raises InvalidField: names the field; an alias that is a name of another model already names that model.
         """
-        preset = self._presets.put(model_path, values)
+        with self._changing:
+            self._refuse_taken(model_path, values.get("aliases"))
+            preset = self._presets.put(model_path, values)
+            self._take_in_presets()
         self._tell(model_path, "saved", actor)
         return preset
 
     def delete_preset(self, model_path: Path, actor: str) -> bool:
         """Delete a preset; False if there was none."""
-        deleted = self._presets.delete(model_path)
+        with self._changing:
+            deleted = self._presets.delete(model_path)
+            self._take_in_presets()
         if deleted:
             self._tell(model_path, "deleted", actor)
         return deleted
 
     def refresh_presets(self) -> None:
         """Take in what other managers on the same store changed. Blocks."""
-        self._presets.refresh()
+        with self._changing:
+            self._presets.refresh()
+            self._take_in_presets()
+
+    def _take_in_presets(self) -> None:
+        before, presets = self._snapshot, self._presets.all()
+        if _bearing(presets) != before.bearing:
+            self._snapshot = _snapshot(before.scan, self._folders, presets)
+
+    def _refuse_taken(self, model_path: Path, aliases: object) -> None:
+        """Refuse aliases that already stand for a model; one that is gone may come back and keeps its own."""
+        if not isinstance(aliases, list | tuple):
+            return  # the preset's check says what is wrong with them
+        taken = {key_of(model.name): f"the name of model '{model.name}'" for model in self._snapshot.models}
+        for path, preset in self._presets.all().items():
+            if path != str(model_path):
+                whose = f"an alias of model '{self._name_of(Path(path))}'"
+                taken |= {key_of(alias): whose for alias in preset.get("aliases", ())}
+        for alias in aliases:
+            if isinstance(alias, str) and key_of(alias) in taken:
+                raise InvalidField("aliases", f"aliases: '{alias}' is already {taken[key_of(alias)]}")
+
+    def _name_of(self, model_path: Path) -> str:
+        """Of a model, also of one that is gone."""
+        try:
+            return self.by_path(model_path).name
+        except NotFound:  # a preset outlives its file, for a model that is deleted and downloaded again
+            return model_path.stem.lower()
 
     def _tell(self, model_path: Path, what: str, actor: str) -> None:
         if self._events is None:
             return
-        try:
-            name = self.by_path(model_path).name
-        except NotFound:  # a preset outlives its file, for a model that is deleted and downloaded again
-            name = model_path.stem.lower()
-        self._events.publish("presets", what, {"model": name}, actor=actor, reason=f"the preset was {what}")
+        data = {"model": self._name_of(model_path)}
+        self._events.publish("presets", what, data, actor=actor, reason=f"the preset was {what}")
 
 
 def _needs(snapshot: _Snapshot, path: Path, run: fit.Run) -> int | None:
@@ -262,16 +299,54 @@ def _needs(snapshot: _Snapshot, path: Path, run: fit.Run) -> int | None:
     return fit.estimate(found.header, found.view.size, run)
 
 
-def _snapshot(result: Scan) -> _Snapshot:
+def _model_file(
+    text: str, folders: Sequence[Path], files: Collection[Path], by_file_name: Mapping[str, tuple[Path, ...]]
+) -> Path | None:
+    if os.path.isabs(text):
+        candidates = [Path(os.path.normpath(text))]
+    else:
+        candidates = [Path(os.path.normpath(folder / text)) for folder in folders]
+    for path in candidates:
+        if path in files:
+            return path
+    named = by_file_name.get(text, ())
+    return named[0] if len(named) == 1 else None
+
+
+def _bearing(presets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """What presets say that bears on how models are listed."""
+    return {
+        path: (preset.get("aliases"), preset.get("mmproj"))
+        for path, preset in presets.items()
+        if preset.get("aliases") or preset.get("mmproj")
+    }
+
+
+def _snapshot(result: Scan, folders: Sequence[Path], presets: Mapping[str, Mapping[str, Any]]) -> _Snapshot:
     by_file_name: dict[str, tuple[Path, ...]] = {}
     for path in result.files:
         by_file_name[path.name] = (*by_file_name.get(path.name, ()), path)
+    bearing = _bearing(presets)
+
+    def as_its_preset_has_it(found: Found) -> Found:
+        aliases, mmproj = bearing.get(str(found.view.path), (None, None))
+        if aliases:
+            found = replace(found, view=replace(found.view, aliases=tuple(aliases)))
+        projector = _model_file(mmproj, folders, result.files, by_file_name) if mmproj else None
+        if projector is not None and projector != found.projector:
+            found = with_details(replace(found, projector=projector), result.projectors)
+        return found
+
+    models = [as_its_preset_has_it(found) for found in result.found] if bearing else result.found
+    views = tuple(found.view for found in models)
     return _Snapshot(
         scan=result,
-        models=tuple(found.view for found in result.found),
-        by_name={found.view.name: found for found in result.found},
-        by_path={path: found for found in result.found for path in found.view.files},
-        runnable=tuple(found.view.name for found in result.found if found.view.runnable),
+        models=views,
+        by_name={found.view.name: found for found in models},
+        known=known_names(views),
+        by_path={path: found for found in models for path in found.view.files},
+        runnable=tuple(view.name for view in views if view.runnable),
         by_file_name=by_file_name,
         sizes={path: stamp[0] for path, stamp in result.stamps},
+        bearing=bearing,
     )

@@ -1,4 +1,4 @@
-"""Model names: how files get theirs, and how a name that a client wrote finds a model. Pure.
+"""Model names: how files get theirs. Pure. How a name finds its model is `llamaman/core/model_names.py`.
 
 A name is the lower-cased file stem without shard suffix, unique in the library.
 """
@@ -6,14 +6,10 @@ A name is the lower-cased file stem without shard suffix, unique in the library.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-from llamaman.core.config_values import has_controls
-from llamaman.errors import ModelNotFound
 from llamaman.limits import NAME
-
-_CANDIDATES = 10
 
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>[0-9]{5})-of-(?P<count>[0-9]{5})", re.IGNORECASE)
 _QUANT = re.compile(
@@ -37,6 +33,17 @@ def quant_of(file_stem: str) -> str | None:
     return {"FP16": "F16", "FP32": "F32"}.get(found[-1], found[-1])
 
 
+def without_quant(stem: str) -> str:
+    """A file stem without the quantisations that it tells."""
+    return _QUANT.sub("", stem)
+
+
+def file_stem(path: Path) -> str:
+    """A file's stem without shard suffix."""
+    shard = split_shard(path.stem)
+    return shard[0] if shard else path.stem
+
+
 def unique_names(stems: Sequence[tuple[str, Path]]) -> list[str]:
     """One name per (stem, folder), in the given order: the first keeps its stem, later ones get their folder.
 
@@ -58,25 +65,3 @@ def unique_names(stems: Sequence[tuple[str, Path]]) -> list[str]:
         taken.add(name)
         names.append(name)
     return names
-
-
-def find_name(given: str, names: Collection[str], prefixes: Collection[str]) -> str:
-    """The name that a client means: exact, then unique prefix; in any case, with or without ``:latest``.
-
-    :param names: every name, for exact matches.
-    :param prefixes: the names that a prefix may stand for.
-    :raises ModelNotFound: with the candidates when several names start like this.
-    """
-    if len(given) > NAME + len(":latest") or has_controls(given):
-        raise ModelNotFound("".join(char for char in given[:NAME] if char.isprintable()))
-    wanted = given.strip().lower()
-    for form in dict.fromkeys((wanted, wanted.removesuffix(":latest"))):
-        if form in names:
-            return form
-        if form.removesuffix(".gguf") in names:
-            return form.removesuffix(".gguf")
-    wanted = wanted.removesuffix(":latest")
-    candidates = sorted(name for name in prefixes if name.startswith(wanted)) if wanted else []
-    if len(candidates) == 1:
-        return candidates[0]
-    raise ModelNotFound(given, candidates[:_CANDIDATES])

@@ -1,7 +1,7 @@
 """Presets: launch options kept per model file. Read by `library.py`.
 
-A preset holds validated launch options and two fields of its own, ``favorite`` and ``note``. All presets are in
-memory; changes are durable before they count.
+A preset holds validated launch options and fields of its own: ``favorite``, ``note``, and ``aliases``, which are
+further names for the model. All presets are in memory; changes are durable before they count.
 """
 
 from __future__ import annotations
@@ -14,10 +14,12 @@ from types import MappingProxyType
 from typing import Any
 
 from llamaman.core import launch
+from llamaman.core.config_values import has_controls
 from llamaman.core.extra_args import ModelFile
+from llamaman.core.model_names import key_of
 from llamaman.core.store import KEY_LIMIT, Store
 from llamaman.errors import Conflict, InvalidField
-from llamaman.limits import NOTE_BYTES, PRESETS
+from llamaman.limits import ALIASES, NAME, NOTE_BYTES, PRESETS
 
 COLLECTION = "presets"
 
@@ -123,4 +125,22 @@ class Presets:
             if len(value.encode("utf-8", "replace")) > NOTE_BYTES or "\0" in value:
                 raise InvalidField("note", f"note must be at most {NOTE_BYTES} bytes of text")
             return {"note": value}
+        if name == "aliases":
+            return {"aliases": _aliases(value)}
         return {}
+
+
+def _aliases(value: object) -> list[str]:
+    if not isinstance(value, list | tuple) or not all(isinstance(alias, str) for alias in value):
+        raise InvalidField("aliases", "aliases must be a list of names")
+    if len(value) > ALIASES:
+        raise InvalidField("aliases", f"aliases has more than {ALIASES} names")
+    aliases = [alias.strip() for alias in value]
+    for alias in aliases:
+        if not key_of(alias) or len(alias) > NAME or has_controls(alias):
+            raise InvalidField(
+                "aliases", f"aliases must be names of 1 to {NAME} characters without control characters"
+            )
+    if len({key_of(alias) for alias in aliases}) < len(aliases):
+        raise InvalidField("aliases", "aliases has a name twice; names are the same in any case")
+    return aliases

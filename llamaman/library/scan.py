@@ -2,7 +2,8 @@
 
 A scan lists GGUF models (a set of shards is one model; projectors, adapters and later shards are files but not
 models) and HuggingFace folders without GGUF files, which llama.cpp cannot run. It reads no more of a file than
-its header, and none whose size and time are those of an earlier scan.
+its header, and none whose size and time are those of an earlier scan. The texts in headers are kept up to a bound
+for all files together, so that a folder of hostile files cannot fill the memory.
 """
 
 from __future__ import annotations
@@ -10,20 +11,24 @@ from __future__ import annotations
 import os
 import stat
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from llamaman.core.config_values import has_controls
+from llamaman.library.details import Evidence, describe, projector_for
+from llamaman.library.details import Stamp as FileStamp
 from llamaman.library.fit import ENCODERS
 from llamaman.library.gguf import BrokenHeader, Header
-from llamaman.library.names import quant_of, split_shard, unique_names
+from llamaman.library.names import file_stem, quant_of, split_shard, unique_names
 from llamaman.records import ModelView
 
 MAX_ENTRIES = 200_000
 MAX_DEPTH = 16
+#: Characters of all metadata and templates; about a thousand times what one model has.
+MAX_TEXT = 32 << 20
 
-_NOT_MODELS = frozenset({"adapter", "imatrix", "mmproj"})
+_NOT_MODELS = frozenset({"adapter", "imatrix"})
 
 Stamp = tuple[int, int]  #: size and modification time in nanoseconds
 Headers = dict[tuple[Path, Stamp], Header | BrokenHeader]
@@ -35,11 +40,15 @@ class Found:
     """One model of a scan.
 
     :ivar reason: why it cannot run, or None.
+    :ivar evidence: what its details are made from, None if it has no header.
+    :ivar projector: the projector that belongs to it, by name.
     """
 
     view: ModelView
     header: Header | BrokenHeader | None
     reason: str | None
+    evidence: Evidence | None = None
+    projector: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,7 @@ class Scan:
     """Everything one scan saw.
 
     :ivar files: every GGUF file, models or not.
+    :ivar projectors: the headers of projectors.
     :ivar stamps: what must be unchanged for the scan to still hold (see :func:`unchanged`).
     :ivar problems: folders and files that could not be taken, in words.
     """
@@ -56,6 +66,11 @@ class Scan:
     headers: Headers
     stamps: tuple[tuple[Path, Stamp], ...]
     problems: tuple[str, ...]
+    projectors: Mapping[Path, tuple[Header, FileStamp]] = field(default_factory=dict)
+
+
+#: The scan before the first one.
+NOTHING = Scan((), frozenset(), {}, (), ())
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,36 +87,64 @@ class _Folder:
     has_config: bool
 
 
-def scan(folders: Sequence[Path], known: Headers, read_header: ReadHeader) -> Scan:
+def scan(folders: Sequence[Path], before: Scan, read_header: ReadHeader) -> Scan:
     """Walk the model folders.
 
-    :param known: headers of an earlier scan.
+    :param before: an earlier scan, or :data:`NOTHING`.
     """
+    described = {found.view.path: found for found in before.found}
     walk = _Walk()
     visited: list[_Folder] = []
     for root in folders:
         visited += sorted(walk.visit(root), key=lambda item: (len(item.path.parts), item.path))
-    headers: Headers = {}
+    headers = _Headers(before.headers, read_header)
     drafts: list[Found] = []
+    projectors: dict[Path, tuple[Header, FileStamp]] = {}
     for folder in visited:
+        models: list[Found] = []
+        here: list[Path] = []
         for group in _groups(folder.ggufs):
-            draft = _model(group, known, headers, read_header)
-            if draft is not None:
-                drafts.append(draft)
+            draft = _model(group, headers)
+            if isinstance(draft, Found):
+                models.append(draft)
+            elif draft is not None:
+                here.append(group[0].path)
+                projectors[group[0].path] = draft, _file_stamp(group[0])
+        drafts += _with_projectors(models, here) if here else models
         if folder.has_config and not folder.ggufs and folder.path not in folders:
             drafts.append(_huggingface(folder.path))
     stems = [(_stem(draft.view), draft.view.path.parent) for draft in drafts]
     named = (
-        replace(draft, view=replace(draft.view, name=name))
+        _named(draft, name, described.get(draft.view.path), projectors)
         for draft, name in zip(drafts, unique_names(stems), strict=True)
     )
     return Scan(
         found=tuple(sorted(named, key=lambda item: item.view.name)),
         files=frozenset(file.path for folder in visited for file in folder.ggufs),
-        headers=headers,
+        headers=headers.read,
         stamps=(*walk.stamps, *((file.path, file.stamp) for folder in visited for file in folder.ggufs)),
-        problems=tuple(walk.problems),
+        problems=(*walk.problems, *headers.problems()),
+        projectors=projectors,
     )
+
+
+def _named(
+    draft: Found, name: str, before: Found | None, projectors: Mapping[Path, tuple[Header, FileStamp]]
+) -> Found:
+    """A model with its name and, from an earlier scan that saw the same, its details."""
+    same = before is not None and before.view.name == name and before.evidence == draft.evidence
+    if same and before is not None and draft.projector is None and before.projector is None:
+        return replace(draft, view=replace(draft.view, name=name, details=before.view.details))
+    return with_details(replace(draft, view=replace(draft.view, name=name)), projectors)
+
+
+def with_details(found: Found, projectors: Mapping[Path, tuple[Header, FileStamp]]) -> Found:
+    """A model with what its files promise, its projector's included."""
+    if found.evidence is None:
+        return found
+    projector = projectors.get(found.projector) if found.projector else None
+    details = describe(found.view.name, found.evidence, *(projector or ()))
+    return replace(found, view=replace(found.view, details=details))
 
 
 def unchanged(previous: Scan) -> bool:
@@ -192,8 +235,40 @@ def _groups(files: Sequence[_File]) -> Iterator[list[_File]]:
         yield sorted(members, key=lambda file: file.path.name)
 
 
-def _model(group: list[_File], known: Headers, headers: Headers, read_header: ReadHeader) -> Found | None:
-    """The model in a file or a set of shards, still without its unique name; None: it is no model."""
+class _Headers:
+    """The headers of one scan: those of an earlier one, or read now."""
+
+    def __init__(self, known: Headers, read_header: ReadHeader) -> None:
+        self.read: Headers = {}
+        self._known = known
+        self._read_header = read_header
+        self._left = MAX_TEXT
+        self._cut = 0
+
+    def of(self, file: _File) -> Header | BrokenHeader:
+        key = (file.path, file.stamp)
+        header = self._known.get(key)
+        if header is None or (isinstance(header, BrokenHeader) and header.passing):
+            header = self._read_header(file.path)
+        if isinstance(header, Header):
+            self._left -= header.text_size
+            if self._left < 0 and header.text_size:
+                header = header.without_texts()
+            self._cut += header.cut
+        self.read[key] = header
+        return header
+
+    def problems(self) -> tuple[str, ...]:
+        if not self._cut:
+            return ()
+        return (
+            f"the headers of all files hold more than {MAX_TEXT >> 20} MiB of text; {self._cut} of them are known "
+            "without their chat template and keys",
+        )
+
+
+def _model(group: list[_File], headers: _Headers) -> Found | Header | None:
+    """The model in a file or a set of shards, still without its unique name; else a projector's header, or None."""
     first = group[0]
     shard = split_shard(first.path.stem)
     reason = None
@@ -203,17 +278,16 @@ def _model(group: list[_File], known: Headers, headers: Headers, read_header: Re
     ]:
         reason = f"{len(group)} of its {shard[2]} files are here; all of them are needed"
     if "mmproj" in first.path.name.lower():
-        return None
-    if shard is None or shard[1] == 1:  # the other shards hold no facts about the model
-        key = (first.path, first.stamp)
-        header = known.get(key)
-        if header is None or (isinstance(header, BrokenHeader) and header.passing):
-            header = read_header(first.path)
-        headers[key] = header
+        header = headers.of(first)
+        return header if isinstance(header, Header) else None
+    if shard is None or shard[1] == 1:  # the other shards hold tensors, but no facts about the model
+        header = headers.of(first)
     if isinstance(header, BrokenHeader):
         reason = reason or (header.reason if header.passing else f"its header is broken: {header.reason}")
     good = header if isinstance(header, Header) else None
-    if good and (good.architecture == "clip" or good.type in _NOT_MODELS):
+    if good and (good.architecture == "clip" or good.type == "mmproj"):
+        return good
+    if good and good.type in _NOT_MODELS:
         return None
     if good and shard is None and good.shards > 1:
         reason = f"it is one of {good.shards} files whose names were changed; give them their names back"
@@ -221,14 +295,34 @@ def _model(group: list[_File], known: Headers, headers: Headers, read_header: Re
         name="",
         path=first.path,
         size=sum(file.stamp[0] for file in group),
-        quant=quant_of(_file_stem(first.path)) or (good.quant if good else None),
+        quant=quant_of(file_stem(first.path)) or (good.quant if good else None),
         modified=max(file.modified for file in group),
         runnable=reason is None,
         embedding=good is not None and _embeds(good),
         context_length=good.context_length if good else None,
         files=tuple(file.path for file in group),
     )
-    return Found(view, header, reason)
+    evidence = None
+    if good:
+        counts = [good.parameters, *(_parameters(headers.of(file)) for file in group[1:])]
+        known = [count for count in counts if count is not None]
+        whole = sum(known) if len(known) == len(counts) else None
+        evidence = Evidence(good, whole, tuple(_file_stamp(file) for file in group))
+    return Found(view, header, reason, evidence)
+
+
+def _parameters(header: Header | BrokenHeader) -> int | None:
+    return header.parameters if isinstance(header, Header) else None
+
+
+def _file_stamp(file: _File) -> FileStamp:
+    return (file.path.name, *file.stamp)
+
+
+def _with_projectors(models: Sequence[Found], projectors: Sequence[Path]) -> Iterator[Found]:
+    paths = [found.view.path for found in models]
+    for found in models:
+        yield replace(found, projector=projector_for(found.view.path, paths, projectors))
 
 
 def _embeds(header: Header) -> bool:
@@ -258,10 +352,5 @@ def _huggingface(folder: Path) -> Found:
     return Found(view, None, "it is a HuggingFace model without a GGUF file, which is what llama.cpp runs")
 
 
-def _file_stem(path: Path) -> str:
-    shard = split_shard(path.stem)
-    return shard[0] if shard else path.stem
-
-
 def _stem(view: ModelView) -> str:
-    return view.path.name if view.kind == "hf" else _file_stem(view.path)
+    return view.path.name if view.kind == "hf" else file_stem(view.path)

@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from llamaman.core.model_names import find_name
 from llamaman.errors import ModelNotFound
-from llamaman.library.names import find_name, quant_of, split_shard, unique_names
+from llamaman.library.names import quant_of, split_shard, unique_names
 
 NAMES = ("qwen2.5-0.5b-instruct-q2_k", "qwen2.5-7b-q4_k_m", "gemma-3", "gemma-3-270m", "a:b", "hf-model")
 RUNNABLE = NAMES[:-1]
+KNOWN = {name: name for name in NAMES}
 
 
 @pytest.mark.parametrize(
@@ -29,7 +31,7 @@ RUNNABLE = NAMES[:-1]
     ],
 )
 def test_a_name_is_found(given: str, found: str) -> None:
-    assert find_name(given, NAMES, RUNNABLE) == found
+    assert find_name(given, KNOWN, RUNNABLE) == found
 
 
 @pytest.mark.parametrize(
@@ -38,7 +40,7 @@ def test_a_name_is_found(given: str, found: str) -> None:
 )
 def test_anything_else_is_not_found(given: str) -> None:
     with pytest.raises(ModelNotFound) as caught:
-        find_name(given, NAMES, RUNNABLE)
+        find_name(given, KNOWN, RUNNABLE)
     assert len(caught.value.message) < 300
     assert caught.value.message.isprintable()
     assert caught.value.candidates == ()
@@ -46,7 +48,7 @@ def test_anything_else_is_not_found(given: str) -> None:
 
 def test_an_ambiguous_prefix_lists_the_candidates() -> None:
     with pytest.raises(ModelNotFound) as caught:
-        find_name("qwen2.5", NAMES, RUNNABLE)
+        find_name("qwen2.5", KNOWN, RUNNABLE)
     assert caught.value.candidates == ("qwen2.5-0.5b-instruct-q2_k", "qwen2.5-7b-q4_k_m")
 
 
