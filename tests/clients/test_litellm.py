@@ -7,6 +7,8 @@ from foreign_env import ForeignClient, Raised
 from samples import HELLO, WEATHER_TOOL
 from scripted_model import WORDS
 
+from llamaman.testing.manager import Manager
+
 pytestmark = pytest.mark.real("engine")
 
 WAYS = ["openai/words", "ollama_chat/words", "ollama/words"]
@@ -37,7 +39,8 @@ def test_a_tool_is_called(litellm: ForeignClient, model: str) -> None:
 
 
 @pytest.mark.parametrize("model", ["openai/embed", "ollama/embed"])
-def test_embeddings(litellm: ForeignClient, model: str) -> None:
+def test_embeddings(litellm: ForeignClient, open_site: Manager, model: str) -> None:
+    # It sends an Ollama server no key with this request, so the server must not ask for one.
     data = litellm("embed", model=model, texts=["llama", "alpaca"])["data"]
     assert [len(each["embedding"]) for each in data] == [64, 64]
 

@@ -221,7 +221,7 @@ def test_an_unknown_model_is_not_found(client: Client, stream: bool) -> None:
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda client: client.chat("", HELLO), "model is required"),
+        (lambda client: client._request_raw("POST", "/api/chat", json={"model": ""}), "model is required"),
         (lambda client: client.chat("x!", HELLO), "invalid model name"),
         (lambda client: client.chat("embed", HELLO), '"embed" does not support chat'),
         (lambda client: client.generate("embed", "hello"), '"embed" does not support generate'),

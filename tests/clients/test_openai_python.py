@@ -18,6 +18,7 @@ from llamaman.testing.manager import Manager
 
 pytestmark = pytest.mark.real("engine")
 
+
 @pytest.fixture(scope="module")
 def client(site: Manager, url: str) -> Iterator[OpenAI]:
     with OpenAI(

@@ -15,7 +15,12 @@ litellm.suppress_debug_info = True
 
 def _where(model: str) -> dict[str, Any]:
     openai_style = model.startswith("openai/")
-    return {"model": model, "api_base": f"{URL}/v1" if openai_style else URL, "api_key": KEY, "num_retries": 0}
+    return {
+        "model": model,
+        "api_base": f"{URL}/v1" if openai_style else URL,
+        "api_key": KEY,
+        "num_retries": 0,
+    }
 
 
 def complete(model: str, **fields: Any) -> dict[str, Any]:
