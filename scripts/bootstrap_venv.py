@@ -151,10 +151,11 @@ def requirements(profile: str) -> list[str]:
     import tomllib  # 3.11, which require_python has made sure of
 
     plugins = [argument for path in projects()[1:] for argument in ("-e", str(path))]
-    group = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]["dev"]
+    groups = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["dependency-groups"]
     if profile == "demo":  # gguf writes the demo's last resort, a tiny model, where none can be downloaded
-        return ["-e", f"{ROOT}[embedded]", *plugins, *(name for name in group if name.startswith("gguf"))]
-    return ["-e", f"{ROOT}[all]", *plugins, *group]
+        gguf = [name for name in groups["dev"] if name.startswith("gguf")]
+        return ["-e", f"{ROOT}[embedded]", *plugins, *gguf]
+    return ["-e", f"{ROOT}[all]", *plugins, *groups["dev"], *groups["clients"]]
 
 
 def build_requirements() -> list[str]:
