@@ -1,0 +1,139 @@
+"""More models than may be loaded: everybody is answered, the limit holds, and models are not swapped for nothing."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from llamaman.testing.engines import TestEngine
+from llamaman.testing.manager import Manager
+from llamaman.testing.wire import call
+
+MODELS = tuple(f"model-{letter}" for letter in "abcdefgh")
+LIMIT = 2
+REQUESTS = 200
+CLIENTS = 24
+SEED = 7
+
+
+@pytest.fixture
+def crowded(new_manager: Callable[..., Manager], embedded: TestEngine, tiny_model: Path) -> Manager:
+    """Eight models, of which two may be loaded."""
+    manager = new_manager(
+        binary=embedded.binary,
+        env={"LLAMAMAN_MAX_MODELS": str(LIMIT)},
+        start=False,
+        instance_ports=len(MODELS),
+    )
+    for name in MODELS:
+        shutil.copy(tiny_model, manager.models / f"{name}.gguf")
+    manager.start()
+    return manager
+
+
+@contextmanager
+def counted(manager: Manager) -> Iterator[list[int]]:
+    """How many engines were seen at once while this holds, as often as one can look."""
+    seen: list[int] = []
+    over = threading.Event()
+
+    def look() -> None:
+        while not over.is_set():
+            seen.append(len(manager.engines()))
+            time.sleep(0.005)
+
+    with ThreadPoolExecutor(1) as pool:
+        looking = pool.submit(look)
+        try:
+            yield seen
+        finally:
+            over.set()
+            looking.result(30)
+
+
+def fewest_loads(order: Sequence[str], limit: int) -> int:
+    """The loads of an oracle that serves the requests in their order and evicts what is needed last (Belady)."""
+    loaded: set[str] = set()
+    loads = 0
+    for index, name in enumerate(order):
+        if name in loaded:
+            continue
+        loads += 1
+        if len(loaded) == limit:
+            later = list(order[index:])
+            loaded.remove(max(loaded, key=lambda each: later.index(each) if each in later else len(later)))
+        loaded.add(name)
+    return loads
+
+
+def generate(manager: Manager, model: str) -> tuple[int, str]:
+    body = {"model": model, "prompt": "hello", "stream": False, "options": {"num_predict": 2}}
+    answer = call(
+        manager.proxy_port, "POST", "/api/generate", key=manager.inference_key, body=body, seconds=120
+    )
+    return answer.status, answer.text
+
+
+def test_two_hundred_ollama_requests_over_eight_models_of_which_two_may_be_loaded(crowded: Manager) -> None:
+    order = random.Random(SEED).choices(MODELS, k=REQUESTS)
+    with counted(crowded) as seen, ThreadPoolExecutor(CLIENTS) as clients:
+        answers = list(clients.map(lambda model: generate(crowded, model), order))
+    assert [status for status, _ in answers] == [200] * REQUESTS, [a for a in answers if a[0] != 200][:3]
+    for model, (_, text) in zip(order, answers, strict=True):
+        answer = json.loads(text)
+        assert (answer["model"], answer["done"]) == (model, True)
+    assert max(seen) <= LIMIT, "engines that stop count, too"
+    instances = crowded.instances()
+    assert len(instances) == len(MODELS)
+    loads = sum(instance["generation"] for instance in instances)
+    assert loads <= 2 * fewest_loads(order, LIMIT), loads
+
+
+def test_one_after_the_other_each_request_swaps_at_most_once(crowded: Manager) -> None:
+    order = random.Random(SEED).choices(MODELS[:4], k=12)
+    for model in order:
+        assert generate(crowded, model)[0] == 200
+    loads = sum(instance["generation"] for instance in crowded.instances())
+    assert loads <= 2 * fewest_loads(order, LIMIT)
+
+
+def test_a_stream_is_never_cut_by_the_next_model(crowded: Manager, slow: Callable[[Manager], str]) -> None:
+    name = slow(crowded)
+    crowded.setting(require_auth=True)
+    with ThreadPoolExecutor(8) as clients:
+        with crowded.ask(name, stream=True, max_tokens=60) as request:
+            events = request.events()
+            next(events)
+            others = [clients.submit(generate, crowded, model) for model in MODELS[:5]]
+            rest = list(events)
+        assert rest[-1] == "[DONE]"
+        assert [other.result(60)[0] for other in others] == [200] * 5
+
+
+def test_what_may_not_be_evicted_is_a_503_with_the_figures(crowded: Manager) -> None:
+    for name in MODELS[:LIMIT]:
+        crowded.launch(name)
+    status, text = generate(crowded, MODELS[5])
+    assert status == 503
+    assert json.loads(text) == {
+        "error": "model limit reached (LLAMAMAN_MAX_MODELS=2); "
+        "admin-launched models cannot be evicted via the API"
+    }
+    refused = crowded.chat(MODELS[5])
+    assert refused.status == 503
+    assert (
+        "model limit reached (LLAMAMAN_MAX_MODELS=2); the OpenAI API does not evict running models"
+        in refused.text
+    )
+    assert refused.headers["x-llamaman-reason"].startswith("max_models=2; running=2; launched_by_hand=2")
+    why = crowded.manage("GET", f"/api/why?target={MODELS[5]}")
+    assert "model limit reached (LLAMAMAN_MAX_MODELS=2)" in why["answer"]
