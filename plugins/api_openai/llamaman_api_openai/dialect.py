@@ -110,7 +110,7 @@ class OpenAI:
         if request and request.route.pattern == CHAT and request.json.get("messages") == []:
             raise InvalidField("messages", "[] is too short - 'messages'")
         able = model.details.capabilities if model.details else frozenset()
-        if request and request.route.pattern == EMBEDDINGS and "rerank" in able and "embedding" not in able:
+        if request and request.route.pattern == EMBEDDINGS and "rerank" in able:
             raise InvalidRequest(
                 f"model '{model.name}' is a reranker and makes no embeddings; use {RERANK}", field="model"
             )

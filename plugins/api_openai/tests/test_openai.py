@@ -395,7 +395,7 @@ def test_fields_of_embeddings_are_checked(field: str, value: Any) -> None:
 
 def test_a_reranker_makes_no_embeddings() -> None:
     assert MODEL.details is not None
-    reranker = replace(MODEL, details=replace(MODEL.details, capabilities=frozenset({"rerank"})))
+    reranker = replace(MODEL, details=replace(MODEL.details, capabilities=frozenset({"embedding", "rerank"})))
     with pytest.raises(InvalidRequest, match="/v1/rerank"):
         DIALECT.check(opened(EMBEDDINGS, {"model": "alpha", "input": "a"}), reranker)
     DIALECT.check(opened(RERANK, {"model": "alpha"}), reranker)
