@@ -41,15 +41,21 @@ class Evidence:
 
 
 def describe(
-    name: str, evidence: Evidence, projector: Header | None = None, projector_file: Stamp | None = None
+    name: str,
+    evidence: Evidence,
+    projector: Header | None = None,
+    projector_file: Stamp | None = None,
+    *,
+    embeds: bool = False,
 ) -> ModelDetails:
     """The details of a model.
 
     :param name: its unique name.
     :param projector: of the projector that belongs to it.
+    :param embeds: its preset runs it as an embedding model.
     """
     header = evidence.header
-    can = capabilities(header, projector)
+    can = capabilities(header, projector, embeds=embeds)
     told = (name, evidence.files, header.digest, projector_file, projector and projector.digest, sorted(can))
     return ModelDetails(
         architecture=header.architecture,
@@ -64,7 +70,7 @@ def describe(
     )
 
 
-def capabilities(header: Header, projector: Header | None = None) -> frozenset[str]:
+def capabilities(header: Header, projector: Header | None = None, *, embeds: bool = False) -> frozenset[str]:
     """What a model can do by its files; see :class:`ModelDetails`."""
     prefix = f"{header.architecture}."
     can = set()
@@ -74,7 +80,7 @@ def capabilities(header: Header, projector: Header | None = None) -> frozenset[s
         can.add("vision")
     if header.metadata.get(f"{prefix}audio.block_count"):
         can.add("audio")
-    if header.pooling_type is not None or header.architecture in ENCODERS:
+    if embeds or header.pooling_type is not None or header.architecture in ENCODERS:
         can.add("embedding")
         if header.pooling_type == _RANKS:
             can.add("rerank")

@@ -316,9 +316,9 @@ def _model_file(
 def _bearing(presets: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     """What presets say that bears on how models are listed."""
     return {
-        path: (preset.get("aliases"), preset.get("mmproj"))
+        path: said
         for path, preset in presets.items()
-        if preset.get("aliases") or preset.get("mmproj")
+        if any(said := (preset.get("aliases"), preset.get("mmproj"), preset.get("embedding_model")))
     }
 
 
@@ -329,13 +329,15 @@ def _snapshot(result: Scan, folders: Sequence[Path], presets: Mapping[str, Mappi
     bearing = _bearing(presets)
 
     def as_its_preset_has_it(found: Found) -> Found:
-        aliases, mmproj = bearing.get(str(found.view.path), (None, None))
+        if str(found.view.path) not in bearing:
+            return found
+        aliases, mmproj, embeds = bearing[str(found.view.path)]
         if aliases:
             found = replace(found, view=replace(found.view, aliases=tuple(aliases)))
         projector = _model_file(mmproj, folders, result.files, by_file_name) if mmproj else None
-        if projector is not None and projector != found.projector:
-            found = with_details(replace(found, projector=projector), result.projectors)
-        return found
+        if projector is not None:
+            found = replace(found, projector=projector)
+        return with_details(found, result.projectors, embeds=bool(embeds)) if projector or embeds else found
 
     models = [as_its_preset_has_it(found) for found in result.found] if bearing else result.found
     views = tuple(found.view for found in models)

@@ -138,12 +138,17 @@ def _named(
     return with_details(replace(draft, view=replace(draft.view, name=name)), projectors)
 
 
-def with_details(found: Found, projectors: Mapping[Path, tuple[Header, FileStamp]]) -> Found:
-    """A model with what its files promise, its projector's included."""
+def with_details(
+    found: Found, projectors: Mapping[Path, tuple[Header, FileStamp]], *, embeds: bool = False
+) -> Found:
+    """A model with what its files promise, its projector's included.
+
+    :param embeds: its preset runs it as an embedding model.
+    """
     if found.evidence is None:
         return found
     projector = projectors.get(found.projector) if found.projector else None
-    details = describe(found.view.name, found.evidence, *(projector or ()))
+    details = describe(found.view.name, found.evidence, *(projector or ()), embeds=embeds)
     return replace(found, view=replace(found.view, details=details))
 
 
