@@ -37,7 +37,7 @@ SSE_HEADERS: Headers = (
 class InferenceRoute:
     """One endpoint of a dialect.
 
-    :ivar pattern: a literal path, or one with ``{name}`` segments; ``{name*}`` at its end is the rest of a path.
+    :ivar pattern: a literal path, or one with ``{name}`` segments; ``{name...}`` at its end is the rest of a path.
     :ivar body: ``json`` bodies are read, checked and parsed before ``open``; ``raw`` ones are only read (uploads);
         ``none`` has no body.
     :ivar limit: bytes a body may have.

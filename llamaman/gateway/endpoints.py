@@ -158,6 +158,6 @@ ASSETS: tuple[Endpoint, ...] = tuple(
         "/manifest.webmanifest",
         "/build.json",
         "/version.json",
-        "/_app/{file*}",
+        "/_app/{file...}",
     )
 )

@@ -27,7 +27,7 @@ class Match(Generic[T]):
 class Table(Generic[T]):
     """Method and path to target. Literal paths are one dictionary look-up.
 
-    In a pattern ``{name}`` is one segment of a path, and ``{name*}`` at its end all that are left, at least one.
+    In a pattern ``{name}`` is one segment of a path, and ``{name...}`` at its end all that are left, at least one.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,9 @@ class Table(Generic[T]):
         self._owner[method, _shape(pattern)] = pattern, owner
         if "{" in pattern:
             self._patterns.append((method, tuple(pattern[1:].split("/")), target))
-            self._patterns.sort(key=lambda known: known[1][-1].endswith("*}"))  # one segment before the rest
+            self._patterns.sort(
+                key=lambda known: known[1][-1].endswith("...}")
+            )  # one segment before the rest
         else:
             self._exact[method, pattern] = Match(target, _NO_VALUES)
 
@@ -79,17 +81,17 @@ class Table(Generic[T]):
 
 def _shape(pattern: str) -> str:
     return "/".join(
-        ("{*}" if segment.endswith("*}") else "{}") if segment.startswith("{") else segment
+        ("{...}" if segment.endswith("...}") else "{}") if segment.startswith("{") else segment
         for segment in pattern.split("/")
     )
 
 
 def _values(pattern: tuple[str, ...], segments: list[str]) -> dict[str, str] | None:
-    if pattern[-1].endswith("*}") and len(segments) >= len(pattern):
+    if pattern[-1].endswith("...}") and len(segments) >= len(pattern):
         last = len(pattern) - 1
         values = _values(pattern[:-1], segments[:last]) if last else {}
         rest = segments[last:]
-        return None if values is None or "" in rest else {**values, pattern[-1][1:-2]: "/".join(rest)}
+        return None if values is None or "" in rest else {**values, pattern[-1][1:-4]: "/".join(rest)}
     if len(pattern) != len(segments):
         return None
     values: dict[str, str] = {}

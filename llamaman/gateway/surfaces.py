@@ -204,11 +204,11 @@ def _malformed(method: object, pattern: object, level: object) -> str | None:
 
 
 def _well_braced(pattern: str) -> bool:
-    """Whether braces hold whole segments and a name; only the last may stand for several (``{name*}``)."""
+    """Whether braces hold whole segments and a name; only the last may stand for several (``{name...}``)."""
     *before, last = pattern.split("/")
     return all(
         not {"{", "}"} & set(segment) or (segment[0] + segment[-1] == "{}" and segment[1:-1].isidentifier())
-        for segment in (*before, last.replace("*}", "}") if last.startswith("{") else last)
+        for segment in (*before, last.replace("...}", "}") if last.startswith("{") else last)
     )
 
 
@@ -234,7 +234,7 @@ def _over_management(pattern: str) -> bool:
     _, first, *rest = [*pattern.split("/"), ""]
     if not _may_be(first, {"api"}):
         return False
-    return first.endswith("*}") or (bool(rest) and _may_be(rest[0], MANAGEMENT))
+    return first.endswith("...}") or (bool(rest) and _may_be(rest[0], MANAGEMENT))
 
 
 def _may_be(segment: str, names: Collection[str]) -> bool:

@@ -104,7 +104,9 @@ class DialectContract:
             names = []
             for segment in route.pattern[1:].split("/"):
                 if "{" in segment or "}" in segment:
-                    assert re.fullmatch(r"\{[a-z_]+\*?\}", segment), f"a name is a whole segment: {route}"
+                    assert re.fullmatch(r"\{[a-z_]+(\.\.\.)?\}", segment), (
+                        f"a name is a whole segment: {route}"
+                    )
                     names.append(segment)
                 else:
                     assert re.fullmatch(r"[\w.~:@-]*", segment), f"{segment!r} of {route}"

@@ -105,7 +105,7 @@ def request_for(
     values = dict(values or {})
     path = route.pattern
     for name, value in values.items():
-        path = path.replace("{" + name + "}", value).replace("{" + name + "*}", value)
+        path = path.replace("{" + name + "}", value).replace("{" + name + "...}", value)
     has_body = route.body == "json"
     return Request(
         route=route,
@@ -196,6 +196,9 @@ def good_answer(call: Call) -> Result:
 
 def good_stream(call: Call) -> list[dict[str, Any]]:
     """The events of a good stream, as the pipeline hands them on."""
+    if call.path in ("/completion", "/infill"):
+        texts = [{"index": 0, "content": text, "tokens": [7], "stop": False} for text in ("hi ", "ä")]
+        return [*texts, {**_BODIES["/completion"], "content": ""}]
     if call.path == "/v1/responses":
         return _responses_stream()
     if "chat" in call.path:

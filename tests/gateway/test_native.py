@@ -258,7 +258,7 @@ def test_without_the_setting_there_is_no_page(path: str) -> None:
 
 def test_a_file_of_the_page_has_a_type_of_ours_and_may_come_compressed() -> None:
     script = Result(200, b"\x1f\x8b", content_type=b"text/html", encoding=b"gzip")
-    transcript = served("GET", "/_app/{file*}", answer=script)
+    transcript = served("GET", "/_app/{file...}", answer=script)
     (call,) = transcript.calls
     assert (call.path, call.compressed) == ("/_app/immutable/chunks/a.B-1_2.js", True)
     assert transcript.reply is not None
@@ -267,7 +267,9 @@ def test_a_file_of_the_page_has_a_type_of_ours_and_may_come_compressed() -> None
         b"content-encoding": b"gzip",
         b"cache-control": b"no-cache",
     }
-    odd = served("GET", "/_app/{file*}", answer=Result(200, b"x", encoding=b"br"), values={"file": "x"}).reply
+    odd = served(
+        "GET", "/_app/{file...}", answer=Result(200, b"x", encoding=b"br"), values={"file": "x"}
+    ).reply
     assert odd is not None
     assert dict(odd.headers)[b"content-type"] == b"application/octet-stream"
     assert b"content-encoding" not in dict(odd.headers)
@@ -286,7 +288,7 @@ def test_the_page_itself_is_the_engines_root() -> None:
 )
 def test_a_file_of_the_page_has_a_plain_name(file: str) -> None:
     with pytest.raises(NotFound):
-        opened("GET", "/_app/{file*}", values={"file": file})
+        opened("GET", "/_app/{file...}", values={"file": file})
 
 
 def test_nobody_waits_for_a_page_to_wake_a_model() -> None:

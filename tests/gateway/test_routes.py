@@ -18,9 +18,9 @@ def table() -> Table[str]:
     routes.add("GET", "/a/{x}", "one", "p")
     routes.add("GET", "/a/{x}/b/{y}", "two", "p")
     routes.add("GET", "/a/fixed", "fixed", "core")
-    routes.add("GET", "/rest/{all*}", "rest", "p")
+    routes.add("GET", "/rest/{all...}", "rest", "p")
     routes.add("GET", "/rest/{x}", "single", "p")
-    routes.add("GET", "/rest/{x}/named/{y*}", "deep", "p")
+    routes.add("GET", "/rest/{x}/named/{y...}", "deep", "p")
     return routes
 
 
@@ -86,7 +86,7 @@ def test_the_methods_of_a_path_are_known_for_a_405() -> None:
         ("GET", "/a/{x}", "p"),
         ("GET", "/a/{other}", "p"),
         ("GET", "/a/{p}/b/{q}", "p"),
-        ("GET", "/rest/{other*}", "p"),
+        ("GET", "/rest/{other...}", "p"),
     ],
 )
 def test_a_taken_route_is_refused_naming_both(method: str, pattern: str, owner: str) -> None:

@@ -94,7 +94,7 @@ def test_only_inference_is_served_by_the_model_of_a_body() -> None:
 def test_the_engines_own_page_is_on_instance_ports_alone() -> None:
     built, _ = tables()
     for asset in ASSETS:
-        path = asset.path.replace("{file*}", "a/b.js")
+        path = asset.path.replace("{file...}", "a/b.js")
         match = built.instance.match("GET", path)
         assert match is not None
         assert isinstance(match.target, Inference)
@@ -171,9 +171,9 @@ def test_a_dialect_that_declares_a_route_twice_stays_out() -> None:
         (InferenceRoute("GET", "/a/{b"), "is not a path"),
         (InferenceRoute("GET", "/a/x{b}"), "is not a path"),
         (InferenceRoute("GET", "/a/{}"), "is not a path"),
-        (InferenceRoute("GET", "/a/{*}"), "is not a path"),
-        (InferenceRoute("GET", "/{a*}/b"), "is not a path"),
-        (InferenceRoute("POST", "/{any*}"), "management"),
+        (InferenceRoute("GET", "/a/{...}"), "is not a path"),
+        (InferenceRoute("GET", "/{a...}/b"), "is not a path"),
+        (InferenceRoute("POST", "/{any...}"), "management"),
         (InferenceRoute("GET", None), "is not a path"),  # type: ignore[arg-type] # the mistake
         (InferenceRoute("GET", "/api/instances"), "management"),
         (InferenceRoute("POST", "/api/settings/{name}"), "management"),

@@ -39,7 +39,7 @@ TRANSCRIPTIONS = "/v1/audio/transcriptions"
 CHAT_TOKENS = CHAT + "/input_tokens"
 RESPONSES_TOKENS = RESPONSES + "/input_tokens"
 MODELS = "/v1/models"
-MODEL = "/v1/models/{model*}"
+MODEL = "/v1/models/{model...}"
 #: What other servers call the same.
 RERANKS = (RERANK, "/v1/reranking", "/rerank", "/reranking")
 

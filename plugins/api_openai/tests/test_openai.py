@@ -37,7 +37,7 @@ def opened(path: str, body: dict[str, Any]) -> Intent:
 
 
 def models(name: str | None = None, **given: Any) -> Any:
-    pattern, values = ("/v1/models", {}) if name is None else ("/v1/models/{model*}", {"model": name})
+    pattern, values = ("/v1/models", {}) if name is None else ("/v1/models/{model...}", {"model": name})
     reply = DIALECT.open(request_for(ROUTES["GET", pattern], {}, values, **given))
     assert isinstance(reply, Reply)
     assert reply.status == 200
