@@ -36,13 +36,17 @@ def instance_id(client: Client, word: str) -> str:
 
 
 def model_path(client: Client, word: str) -> str:
-    """The path of the model meant by its name or path.
+    """The path of the model meant by its name, an alias or its path.
 
     :raises click.ClickException: no such model.
     """
     models: list[Mapping[str, Any]] = client.call("GET", "/api/models")
     wanted = word.lower().removesuffix(":latest")
-    found = [item["path"] for item in models if word == item["path"] or wanted == item["name"]]
+    found = [
+        item["path"]
+        for item in models
+        if word == item["path"] or wanted in (item["name"], *map(str.lower, item["aliases"]))
+    ]
     if len(found) == 1:
         return str(found[0])
     raise click.ClickException(f"no model is named '{word}'; 'llamaman models' lists them")

@@ -67,7 +67,7 @@ def get(model: str, as_json: bool) -> None:
 @click.argument("pairs", nargs=-1, required=True, metavar="NAME=VALUE...")
 @json_option
 def set_(model: str, pairs: tuple[str, ...], as_json: bool) -> None:
-    """Change options of MODEL's preset; the others stay. favorite=true and note=TEXT work too."""
+    """Change options of MODEL's preset; the others stay. favorite=true, note=TEXT and aliases=NAME,NAME work too."""
     changes = dict(_pair(pair) for pair in pairs)
     client = manager()
     url = _url(model_path(client, model))
@@ -97,6 +97,8 @@ def _pair(pair: str) -> tuple[str, Any]:
     name, _, value = pair.partition("=")
     if name == "note":
         return name, value
+    if name == "aliases":
+        return name, [alias for alias in value.split(",") if alias.strip()]
     if name == "favorite":
         return name, {"true": True, "false": False}.get(value, value)
     return split(pair)

@@ -117,6 +117,7 @@ INSTANCE: Final = record(
 MODEL: Final = record(
     "Model",
     name=TEXT,
+    aliases=list_of(TEXT),
     path=TEXT,
     type=words("gguf", "hf"),
     quant=maybe(TEXT),
@@ -151,6 +152,7 @@ PRESET: Final[JsonSchema] = {
         **LAUNCH_OPTIONS.schema["properties"],
         "favorite": FLAG,
         "note": TEXT,
+        "aliases": list_of(TEXT),
     },
     "additionalProperties": False,
 }

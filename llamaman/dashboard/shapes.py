@@ -88,6 +88,7 @@ def model_object(model: ModelView) -> JsonObject:
     """A model on disk. ``size_bytes`` is that of all its files."""
     return {
         "name": model.name,
+        "aliases": list(model.aliases),
         "path": str(model.path),
         "type": model.kind,
         "quant": model.quant,

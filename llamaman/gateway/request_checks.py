@@ -5,6 +5,7 @@ from __future__ import annotations
 from llamaman.core.auth import allows_model
 from llamaman.core.instance import Instance
 from llamaman.core.library_contract import Library
+from llamaman.core.model_names import key_of, known_names
 from llamaman.errors import (
     InvalidRequest,
     LlamaManError,
@@ -65,9 +66,9 @@ def allowed(models: tuple[ModelView, ...], identity: Identity) -> tuple[ModelVie
 
 
 def _fits(name: str, model: ModelView) -> bool:
-    """Whether a client's name means the model of an instance port: exact, or a prefix of its stem."""
-    wanted = name.lower().removesuffix(":latest")
-    return bool(wanted) and (model.name == wanted or model.path.stem.lower().startswith(wanted))
+    """Whether a client's name means the model of an instance port: exact, an alias, or a prefix of its stem."""
+    wanted = key_of(name)
+    return bool(wanted) and (wanted in known_names((model,)) or model.path.stem.lower().startswith(wanted))
 
 
 def check_role(intent: Intent, model: ModelView, embedding: bool) -> None:

@@ -99,6 +99,8 @@ class Presets:
                 )
             except InvalidField as error:
                 _log.warning("preset of %s: %s; this field is not used", key, error.message)
+        if "aliases" in usable:  # copies of a preset share it
+            usable["aliases"] = tuple(usable["aliases"])
         self._presets[key] = MappingProxyType(usable)
 
     def _checked(self, values: Mapping[str, Any]) -> dict[str, Any]:

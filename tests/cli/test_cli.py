@@ -216,10 +216,13 @@ def test_models_and_presets(manager: Manager, llamaman: Run) -> None:
     assert [row["name"] for row in llamaman("models", "--rescan", "--json").json] == ["tiny-q8_0"]
     assert str(manager.model) in llamaman("models").out
     assert llamaman("presets", "get", "tiny-q8_0").status == 1
-    changes = ("ctx_size=8192", "favorite=true", "note=a = b", "threads=")
+    changes = ("ctx_size=8192", "favorite=true", "note=a = b", "threads=", "aliases=a,b")
     assert llamaman("presets", "set", "tiny-q8_0", *changes).status == 0
     assert llamaman("presets", "set", "Tiny-Q8_0:latest", "parallel=2").status == 0
+    assert "8192" in llamaman("presets", "get", "B:latest").out
     preset = llamaman("presets", "get", str(manager.model), "--json").json
+    aliases = preset.pop("aliases")
+    assert aliases == ["a", "b"]
     assert preset == {"ctx_size": 8192, "favorite": True, "note": "a = b", "threads": None, "parallel": 2}
     assert "8192" in llamaman("presets", "get", "tiny-q8_0").out
     assert list(llamaman("presets", "list", "--json").json) == [str(manager.model)]

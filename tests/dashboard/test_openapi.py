@@ -236,7 +236,7 @@ def test_real_answers_are_what_the_document_declares(manager: Manager) -> None:
         ("post", "/api/instances", {"model_path": model, "parallel": 2, "cache_type_k": None}),
         ("post", "/api/api-keys", {"name": "x", "expires": "2999-01-01T00:00:00Z", "models": ["a"]}),
         ("post", "/api/settings", {"cleanup": {"instances_enabled": True}}),
-        ("put", "/api/presets/{model_path}", {"ctx_size": 1024, "note": "n", "favorite": True}),
+        ("put", "/api/presets/{model_path}", {"ctx_size": 1024, "note": "n", "aliases": ["a"]}),
         ("patch", "/api/presets/{model_path}", {"favorite": False}),
         ("post", "/api/models/rescan", None),
         ("post", "/api/users", {"name": "Ann", "password": "twelve horses run", "role": "viewer"}),

@@ -402,6 +402,10 @@ def test_a_preset_is_saved_read_changed_and_deleted(api: Api) -> None:
     assert preset["ctx_size"] == 2048
     assert preset["note"] == "mine"
     assert preset["favorite"] is True
+    assert api("PATCH", url, {"aliases": ["GPT-4o", "hf.co/me/tiny:Q8_0"]}) == (200, {"status": "saved"})
+    assert api("PUT", url, {"ctx_size": 2048, "parallel": 2}) == (200, {"status": "saved"})
+    preset = api("GET", url)[1]
+    assert preset["aliases"] == api("GET", "/api/models")[1][0]["aliases"] == ["GPT-4o", "hf.co/me/tiny:Q8_0"]
     assert api("GET", "/api/presets") == (200, {str(api.manager.model): preset})
     assert api("DELETE", url) == (200, {"status": "deleted"})
     assert api("DELETE", url) == (200, {"status": "deleted"})
@@ -416,6 +420,9 @@ def test_a_preset_is_saved_read_changed_and_deleted(api: Api) -> None:
         ("favorite", {"favorite": "yes"}),
         ("note", {"note": 5}),
         ("note", {"note": "x" * 4097}),
+        ("aliases", {"aliases": "gpt"}),
+        ("aliases", {"aliases": ["x"] * 33}),
+        ("aliases", {"aliases": ["Tiny-q8_0"]}),
         ("model_path", {"model_path": "/x"}),
     ],
 )

@@ -1,7 +1,7 @@
 """``/api/presets``: saved launch options, one set per model file.
 
-The URL names the model by its path without the leading slash. A preset holds launch options, ``favorite`` and
-``note``; PUT replaces the options and keeps the other two unless it names them, PATCH changes only those two.
+The URL names the model by its path without the leading slash. A preset holds launch options, ``favorite``, ``note``
+and ``aliases``; PUT replaces the options and keeps the other three unless it names them, PATCH changes only those.
 """
 
 from __future__ import annotations
@@ -13,17 +13,22 @@ from flask import Blueprint, Response, jsonify
 
 from llamaman.access import Access, access
 from llamaman.dashboard.answer_schemas import PRESET, PRESETS, status
-from llamaman.dashboard.bodies import Check, boolean, text
+from llamaman.dashboard.bodies import Check, boolean, text, texts
 from llamaman.dashboard.http import fields, identity, json_body
 from llamaman.dashboard.input_schemas import OPTION_FIELDS
 from llamaman.dashboard.operation import operation
 from llamaman.dashboard.services import Services
 from llamaman.dashboard.shapes import plain
 from llamaman.errors import InvalidField, NotFound
+from llamaman.limits import ALIASES, NAME
 from llamaman.records import RouteSet
 
 NOTE_LENGTH = 4096
-_KEPT: dict[str, Check] = {"favorite": boolean, "note": text(NOTE_LENGTH)}
+_KEPT: dict[str, Check] = {
+    "favorite": boolean,
+    "note": text(NOTE_LENGTH),
+    "aliases": texts(ALIASES, NAME),
+}
 _ONE = "/api/presets/<path:model_path>"
 _PATH = {
     "model_path": {
@@ -69,7 +74,7 @@ def routes(kernel: Services) -> RouteSet:
     @blueprint.patch(_ONE)
     @access(Access.MANAGE)
     @operation(
-        "Change a preset's note, or whether it is a favourite.",
+        "Change a preset's note or aliases, or whether it is a favourite.",
         path=_PATH,
         fields=_KEPT,
         answers={200: ("It is saved.", status("saved"))},
