@@ -75,14 +75,13 @@ def tell(call: Call, manner: Manner, request: Request, lease: Lease) -> Serving:
         yield Emit(errors.line(error)) if telling.started else errors.reply(error)
         return
     more = (yield from manner.tail("".join(telling.content))) if manner.tail else {}
+    at = event.at or telling.at
     ended = {
         "done_reason": "length" if telling.finish == "length" else "stop",
         **more,
-        **stream.figures(
-            telling.timings, received=request.received, granted=lease.granted, ended=event.at or telling.at
-        ),
+        **stream.figures(telling.timings, received=request.received, granted=lease.granted, ended=at),
     }
-    yield from telling.end(calls, ended, event.at)
+    yield from telling.end(calls, ended, at)
 
 
 class _Telling:

@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llamaman import Event, Lease, LlamaManError, ModelView, Op, Request, Serving, Value, Work
+from llamaman import Event, Lease, LlamaManError, ModelView, Op, Request, Result, Serving, Value, Work
 from llamaman_api_ollama import answer, engine, errors, media, messages, options, stream
 from llamaman_api_ollama.asked import Asking, Chat, Common
 from llamaman_api_ollama.media import Media
@@ -56,9 +56,11 @@ def rendered(
     body: Mapping[str, Any], shape: stream.Shape, name: str, lease: Lease, *, images: int
 ) -> Serving:
     """``_debug_render_only``: what the model would have been given."""
-    prompt = yield from engine.render(body)
-    if prompt is None:
-        yield errors.reply(errors.Told(400, "the model's template cannot render this request"))
+    result = yield engine.call(engine.TEMPLATE, body)
+    assert isinstance(result, Result)
+    prompt = engine.member(result, "prompt")
+    if not isinstance(prompt, str):
+        yield errors.reply(errors.of_engine(result))
         return
     info: dict[str, Any] = {"rendered_template": prompt}
     if images:

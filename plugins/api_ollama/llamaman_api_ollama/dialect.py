@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from llamaman import (
     InferenceRoute,
@@ -19,7 +19,7 @@ from llamaman import (
     Serving,
 )
 from llamaman_api_ollama import asked as reading
-from llamaman_api_ollama import chat, embed, errors, fixed, generate, names, stream
+from llamaman_api_ollama import chat, describe, embed, errors, fixed, generate, names, stream
 from llamaman_api_ollama.answer import json_reply
 from llamaman_api_ollama.asked import Asking, Chat, Embed, Generate
 from llamaman_api_ollama.fields import Fields
@@ -71,7 +71,7 @@ class Ollama:
             return
         if isinstance(asked, Chat) and asked.tools:
             errors.require_feature(model, name, "tools")
-        if isinstance(asked, Generate) and asked.suffix:
+        if isinstance(asked, Generate) and asked.suffix and not asked.raw:
             errors.require_feature(model, name, "insert")
 
     def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
@@ -101,43 +101,42 @@ class Ollama:
 
 
 def _open_chat(fields: Fields, request: Request) -> Intent:
-    name = _name(fields, request)
+    named = _named(fields, request)
     asked = reading.chat(fields)
-    return _text_intent(name, asked, request, is_empty=not asked.messages)
+    return _text_intent(named, asked, request, is_empty=not asked.messages)
 
 
 def _open_generate(fields: Fields, request: Request) -> Intent:
-    name = _name(fields, request, empty=NotFound("model '' not found", field="model"))
+    named = _named(fields, request, empty=NotFound("model '' not found", field="model"))
     asked = reading.generate(fields)
-    return _text_intent(name, asked, request, is_empty=not asked.prompt)
+    return _text_intent(named, asked, request, is_empty=not asked.prompt)
 
 
 def _open_embed(fields: Fields, request: Request) -> Intent:
     modern = request.route.pattern == EMBED
-    missing = NotFound("model '' not found", field="model") if modern else None
-    name = _name(fields, request, empty=missing, hint=True)
+    empty = NotFound("model '' not found", field="model") if modern else None
+    named = _named(fields, request, empty=empty, hint=True)
     asked = reading.embed(fields) if modern else reading.embeddings(fields)
     return Asking(
-        model=_wanted(name, request),
+        model=named.wanted,
         action="infer" if asked.texts else "load",
         needs="embedding",
-        slots=1,
         launcher="ollama",
         keep_alive=asked.keep_alive,
         context=asked.options.context,
         request=request,
         asked=asked,
-        name=name,
+        name=named.typed,
     )
 
 
-def _text_intent(name: str, asked: Chat | Generate, request: Request, *, is_empty: bool) -> Intent:
+def _text_intent(named: _Named, asked: Chat | Generate, request: Request, *, is_empty: bool) -> Intent:
     common = asked.common
     action: Literal["infer", "load", "unload"] = "infer"
     if is_empty:
         action = "unload" if common.keep_alive == 0 else "load"
     return Asking(
-        model=_wanted(name, request),
+        model=named.wanted,
         action=action,
         needs="any" if action == "unload" else "chat",
         stream=common.stream and action == "infer" and not common.debug,
@@ -146,34 +145,36 @@ def _text_intent(name: str, asked: Chat | Generate, request: Request, *, is_empt
         context=common.options.context,
         request=request,
         asked=asked,
-        name=name,
+        name=named.typed,
     )
 
 
-def _name(fields: Fields, request: Request, *, empty: LlamaManError | None = None, hint: bool = False) -> str:
-    """The model's name as it was typed; "" for the one of an instance port.
+class _Named(NamedTuple):
+    """A model's name: as it was typed, and as the kernel is asked for it (None: the one of an instance port)."""
+
+    typed: str
+    wanted: str | None
+
+
+def _named(
+    fields: Fields, request: Request, *, empty: LlamaManError | None = None, hint: bool = False
+) -> _Named:
+    """The model's name.
 
     :param empty: what is raised when there is none; None for Ollama's usual refusal.
     :param hint: answer an unknown name as the embedding endpoints do.
     """
-    name = reading.name_of(fields)
-    if not name.strip():
+    typed = reading.name_of(fields)
+    if not typed.strip():
         if request.own_model is None:
             raise empty or InvalidField("model", "model is required")
-        return ""
-    if request.own_model is None and names.resolve(name, request.models) is None and hint:
-        raise NotFound(f'model "{name}" not found, try pulling it first', field="model")
-    return name
-
-
-def _wanted(name: str, request: Request) -> str | None:
-    """What the kernel is asked for: the found model's own name, else the name as it was typed."""
-    if not name:
-        return None
+        return _Named("", None)
     if request.own_model is not None:
-        return names.local(name)
-    found = names.resolve(name, request.models)
-    return found.name if found else name
+        return _Named(typed, names.local(typed))
+    found = names.resolve(typed, request.models)
+    if found is None and hint:
+        raise NotFound(f'model "{typed}" not found, try pulling it first', field="model")
+    return _Named(typed, found.name if found else typed)
 
 
 def _done(asked: Any, intent: Asking, model: ModelView, lease: Lease) -> dict[str, Any]:
@@ -188,8 +189,6 @@ def _done(asked: Any, intent: Asking, model: ModelView, lease: Lease) -> dict[st
 
 
 def _described(path: str, request: Request) -> Reply:
-    from llamaman_api_ollama import describe
-
     own = request.own_model
     models = [own] if own else [model for model in request.models if model.runnable]
     if path == TAGS:

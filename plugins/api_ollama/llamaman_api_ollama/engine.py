@@ -11,6 +11,8 @@ from typing import Any
 
 from llamaman import Call, Event, Op, Result
 
+TEMPLATE = "/apply-template"
+
 Asking = Generator[Op, Event, Any]
 
 
@@ -22,7 +24,7 @@ def call(path: str, body: Mapping[str, Any], *, streamed: bool = False) -> Call:
 
 def render(body: Mapping[str, Any]) -> Generator[Op, Event, str | None]:
     """The prompt that a body of ``/v1/chat/completions`` becomes."""
-    prompt = yield from _member("/apply-template", body, "prompt")
+    prompt = yield from _member(TEMPLATE, body, "prompt")
     return prompt if isinstance(prompt, str) else None
 
 
@@ -47,7 +49,12 @@ def text_of(given: Sequence[int]) -> Generator[Op, Event, str | None]:
 
 def _member(path: str, body: Mapping[str, Any], name: str) -> Asking:
     result = yield call(path, body)
-    if not isinstance(result, Result) or result.status != 200:
+    return member(result, name) if isinstance(result, Result) else None
+
+
+def member(result: Result, name: str) -> Any:
+    """A member of an answer; None where there is none."""
+    if result.status != 200:
         return None
     try:
         data = json.loads(result.body)

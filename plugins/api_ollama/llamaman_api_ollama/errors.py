@@ -60,7 +60,7 @@ def of_engine(result: Result) -> Told:
         return Told(400, TOO_LONG)
     if result.status == 501 or (result.status == 500 and message.startswith(_CLIENTS_FAULTS)):
         return Told(400, message)
-    return Told(result.status, message)
+    return Told(result.status if result.status >= 400 else 502, message)
 
 
 def largest_batch(message: str) -> int | None:

@@ -49,7 +49,12 @@ def serve(asking: Asking, asked: Generate, model: ModelView, lease: Lease, reque
     if prompt is None:
         call, read = engine.call(chat.PATH, body, streamed=True), stream.read_chat
     else:
-        given = {"prompt": _with_media(prompt, found, lease), **_completion_fields(asked, lease)}
+        try:
+            whole = _with_media(prompt, found, lease.engine.media_marker if lease.engine else None)
+        except errors.Told as refusal:
+            yield errors.reply(refusal)
+            return
+        given = {"prompt": whole, **_completion_fields(asked, lease)}
         call, read = engine.call(COMPLETION, given, streamed=True), stream.read_completion
 
     def context(text: str) -> Generator[Op, Event, dict[str, Any]]:
@@ -141,16 +146,17 @@ def _without_doubled_first_token(prompt: str) -> Generator[Op, Event, str]:
     return prompt
 
 
-def _with_media(prompt: str, found: Sequence[Media], lease: Lease) -> str | dict[str, Any]:
-    """A prompt with its pictures, each at its place ``[img-N]``, else in front."""
-    marker = lease.engine.media_marker if lease.engine else None
-    if not found or not marker:
+def _with_media(prompt: str, found: Sequence[Media], marker: str | None) -> str | dict[str, Any]:
+    """A prompt with its pictures, each at its place ``[img-N]``, else in front.
+
+    :param marker: what stands for a picture; one that was rendered has it already.
+    :raises Told: the engine has no marker, so it sees no pictures.
+    """
+    if not found:
         return prompt
-    missing = 0
+    if not marker:
+        raise errors.Told(400, "image input is not supported by this model")
     for index in range(len(found)):
-        place = f"[img-{index}]"
-        if place in prompt:
-            prompt = prompt.replace(place, marker, 1)
-        else:
-            missing += 1
+        prompt = prompt.replace(f"[img-{index}]", marker, 1)
+    missing = max(0, len(found) - prompt.count(marker))
     return {"prompt_string": marker * missing + prompt, "multimodal_data": [each.data for each in found]}
