@@ -13,12 +13,14 @@ import pytest
 
 from llamaman.core.config import Config
 from llamaman.core.launch import ModelFacts
+from llamaman.core.store import Changes
 from llamaman.errors import InvalidField, ModelNotFound, NotFound
 from llamaman.library import Library
 from llamaman.library import library as library_module
 from llamaman.library import scan as scanning
 from llamaman.library.gguf import BrokenHeader, Header
 from llamaman.library.header_reader import HeaderReader
+from llamaman.records import ModelDetails
 from llamaman.testing import write_tiny_model
 
 from .conftest import MemoryStore
@@ -169,6 +171,204 @@ class TestScan:
         copy(tiny, tmp_path / "later" / "a.gguf")
         assert library.refresh()
         assert names(library) == ["a"]
+
+
+def projector(path: Path, **encoders: bool) -> Path:
+    return write_tiny_model(
+        path, metadata={f"clip.has_{name}_encoder": has for name, has in encoders.items()}
+    )
+
+
+def told(library: Library, name: str) -> ModelDetails:
+    details = library.find(name).details
+    assert details is not None
+    return details
+
+
+class TestDetails:
+    def test_a_model_tells_what_its_header_says(self, models: Path, tiny: Path) -> None:
+        copy(tiny, models / "a.gguf")
+        details = told(opened(models), "a")
+        assert (details.architecture, details.name, details.embedding_length) == ("llama", "tiny", 64)
+        assert details.capabilities == {"completion"}
+        assert details.template is not None
+        assert "add_generation_prompt" in details.template
+        assert details.metadata["llama.block_count"] == 2
+        assert details.projector == {}
+
+    def test_parameters_are_those_of_all_shards(self, models: Path, tiny: Path) -> None:
+        copy(tiny, models / "one.gguf")
+        for number in (1, 2):
+            copy(tiny, models / f"two-0000{number}-of-00002.gguf")
+        copy(tiny, models / "half-00001-of-00002.gguf")
+        (models / "half-00002-of-00002.gguf").write_bytes(b"GGUF")
+        library = opened(models)
+        one = told(library, "one").parameters
+        assert one
+        assert told(library, "two").parameters == 2 * one
+        assert told(library, "half").parameters is None
+
+    def test_a_file_without_a_header_has_no_details(self, models: Path) -> None:
+        (models / "bad.gguf").write_bytes(b"this is no model")
+        assert opened(models).find("bad").details is None
+
+    def test_digests_differ_stay_over_restarts_and_change_with_the_file(
+        self, models: Path, tiny: Path
+    ) -> None:
+        copy(tiny, models / "a.gguf")
+        copy(tiny, models / "b.gguf")
+        library = opened(models)
+        first, second = told(library, "a").digest, told(library, "b").digest
+        assert first != second
+        assert told(opened(models), "a").digest == first
+        library.rescan()
+        assert told(library, "a").digest == first
+        os.utime(models / "a.gguf", (1, 1))
+        library.refresh()
+        assert told(library, "a").digest != first
+        assert told(library, "b").digest == second
+
+    def test_a_projector_beside_a_model_gives_it_senses(self, models: Path, tiny: Path) -> None:
+        copy(tiny, models / "sees" / "gemma-Q4_0.gguf")
+        path = projector(models / "sees" / "mmproj-F16.gguf", vision=True, audio=True)
+        copy(tiny, models / "plain.gguf")
+        library = opened(models)
+        assert told(library, "gemma-q4_0").capabilities == {"completion", "vision", "audio"}
+        assert told(library, "gemma-q4_0").projector["clip.has_audio_encoder"] is True
+        assert library.projector(models / "sees" / "gemma-Q4_0.gguf") == path
+        assert told(library, "plain").capabilities == {"completion"}
+        assert library.projector(models / "plain.gguf") is None
+        before = told(library, "gemma-q4_0").digest
+        path.unlink()
+        library.refresh()
+        assert told(library, "gemma-q4_0").capabilities == {"completion"}
+        assert told(library, "gemma-q4_0").digest != before
+
+    def test_a_preset_says_which_projector_and_what_a_model_is_for(self, models: Path, tiny: Path) -> None:
+        path = copy(tiny, models / "a.gguf")
+        copy(tiny, models / "b.gguf")
+        eyes = projector(models / "eyes-mmproj.gguf", vision=True)
+        library = opened(models)
+        before = told(library, "a")
+        library.put_preset(path, {"mmproj": "eyes-mmproj.gguf"}, "key:a")
+        assert told(library, "a").capabilities == {"completion", "vision"}
+        assert library.projector(path) == eyes
+        assert told(library, "a").digest != before.digest
+        library.put_preset(path, {"embedding_model": True}, "key:a")
+        assert told(library, "a").capabilities == {"embedding"}
+        library.delete_preset(path, "key:a")
+        assert told(library, "a") == before
+
+    def test_texts_are_kept_up_to_a_bound_for_all_files(
+        self, models: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        for number in range(4):
+            write_tiny_model(models / f"m{number}.gguf", chat_template="{# tools #}" + "x" * 90_000)
+        monkeypatch.setattr(scanning, "MAX_TEXT", 200_000)
+        library = opened(models)
+        library.rescan()
+        kept = [model.details.template is not None for model in library.models() if model.details]
+        assert kept == [True, True, False, False]
+        assert all(model.runnable and model.context_length for model in library.models())
+        assert "2 of them are known without" in library.problems[0]
+
+
+class TestAliases:
+    def test_a_model_is_found_by_its_aliases_at_once_and_no_longer_than_they_are_there(
+        self, models: Path, tiny: Path
+    ) -> None:
+        path = copy(tiny, models / "a.gguf")
+        copy(tiny, models / "gpt.gguf")
+        store = MemoryStore()
+        library = opened(models, store=store)
+        library.put_preset(path, {"aliases": ["GPT-4o", " hf.co/me/A:Q4_0 "]}, "key:a")
+        for each in (library, opened(models, store=store)):
+            assert each.find("a").aliases == ("GPT-4o", "hf.co/me/A:Q4_0")
+            for name in ("gpt-4o", "GPT-4o:latest", "HF.co/me/a:q4_0", "a", "library/a", "A.gguf"):
+                assert each.find(name).path == path
+        assert library.find("gpt").path == models / "gpt.gguf"  # a name counts before what it begins
+        library.put_preset(path, {"aliases": ["other"]}, "key:a")
+        with pytest.raises(ModelNotFound):
+            library.find("gpt-4o")
+        library.delete_preset(path, "key:a")
+        with pytest.raises(ModelNotFound):
+            library.find("other")
+        assert library.find("a").aliases == ()
+
+    @pytest.mark.parametrize(
+        ("aliases", "words"),
+        [
+            (["B:latest"], "'B:latest' is already the name of model 'b'"),
+            (["A"], "'A' is already the name of model 'a'"),
+            (["Taken"], "'Taken' is already an alias of model 'b'"),
+            (["lost"], "'lost' is already an alias of model 'gone'"),
+            (["x", "X:latest"], "twice"),
+            (["x"] * 33, "more than 32"),
+            (["x" * 129], "128"),
+            ([""], "128"),
+            ([":latest"], "128"),
+            (["a\nb"], "control"),
+            ([1], "list of names"),
+            ("x", "list of names"),
+        ],
+    )
+    def test_an_alias_that_cannot_stand_for_one_model_is_refused(
+        self, models: Path, tiny: Path, aliases: Any, words: str
+    ) -> None:
+        path, other = copy(tiny, models / "a.gguf"), copy(tiny, models / "b.gguf")
+        store = MemoryStore()
+        store.put("presets", str(models / "gone.gguf"), {"aliases": ["lost"]})
+        library = opened(models, store=store)
+        library.put_preset(other, {"aliases": ["taken"]}, "key:a")
+        library.put_preset(path, {"aliases": ["mine"]}, "key:a")
+        with pytest.raises(InvalidField) as caught:
+            library.put_preset(path, {"aliases": aliases}, "key:a")
+        assert caught.value.field == "aliases"
+        assert words in caught.value.message
+        assert library.find("mine").path == path
+        library.put_preset(path, {"aliases": ["Mine"]}, "key:a")  # its own may stay
+
+    def test_the_name_of_a_file_that_comes_later_counts_before_an_alias(
+        self, models: Path, tiny: Path
+    ) -> None:
+        path = copy(tiny, models / "a.gguf")
+        library = opened(models)
+        library.put_preset(path, {"aliases": ["b"]}, "key:a")
+        assert library.find("b").path == path
+        later = copy(tiny, models / "b.gguf")
+        library.refresh()
+        assert library.find("b").path == later
+
+    def test_what_another_manager_stored_counts_when_it_is_taken_in(self, models: Path, tiny: Path) -> None:
+        path = copy(tiny, models / "a.gguf")
+        store = MemoryStore()
+        library, other = opened(models, store=store), opened(models, store=store)
+        library._presets._store.watch = lambda *_: Changes(
+            2, tuple(store.documents.values()), (), resync=False
+        )  # type: ignore[method-assign] # a store that others write to as well
+        other.put_preset(path, {"aliases": ["second"]}, "key:a")
+        library.refresh_presets()
+        assert library.find("second").path == path
+
+    def test_of_aliases_set_at_the_same_time_one_wins(self, models: Path, tiny: Path) -> None:
+        paths = [copy(tiny, models / f"m{number}.gguf") for number in range(4)]
+        library = opened(models)
+        outcomes: list[bool] = []
+
+        def claim(path: Path) -> None:
+            try:
+                library.put_preset(path, {"aliases": ["best"]}, "key:a")
+            except InvalidField:
+                outcomes.append(False)
+            else:
+                outcomes.append(True)
+
+        threads = [threading.Thread(target=claim, args=(path,)) for path in paths]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(outcomes) == [False, False, False, True]
 
 
 class TestRescan:
