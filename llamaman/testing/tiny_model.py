@@ -38,6 +38,7 @@ def write_tiny_model(
     name: str | None = None,
     metadata: Mapping[str, str | int | float | bool] | None = None,
     chat_template: str = _CHAT_TEMPLATE,
+    follows: Mapping[str, str] | None = None,
 ) -> Path:
     """Write a random model to ``path`` (its folder must exist) and return ``path``.
 
@@ -51,6 +52,8 @@ def write_tiny_model(
     :param name: the ``general.name`` of the file; the file stem by default.
     :param metadata: further keys to write, such as ``{"llama.nextn_predict_layers": 1}``.
     :param chat_template: what the engine makes prompts with, and runs while it loads the model.
+    :param follows: character (one byte) -> the one that comes after it, or "" for the end of the answer, wherever
+        a grammar allows that. The model then looks at the last byte alone.
     """
     import gguf
     import numpy as np
@@ -87,6 +90,9 @@ def write_tiny_model(
     tokens[:, 0] = 0.5
     output = matrix(_VOCABULARY, width)
     output[:, 0] = _output_bias(ends=ends)
+    for before, after in (follows or {}).items():
+        following = _FIRST_BYTE + ord(after) if after else _END
+        output[following, 1:] += 60 * tokens[_FIRST_BYTE + ord(before), 1:]
     writer.add_tensor("token_embd.weight", tokens)
     writer.add_tensor("output_norm.weight", ones)
     writer.add_tensor("output.weight", output)
@@ -98,7 +104,7 @@ def write_tiny_model(
             writer.add_tensor(f"{block}.{part}.weight", matrix(width, width))
         for part, rows, columns in (("attn_output", width, width), ("ffn_down", width, feed_forward)):
             weights = matrix(rows, columns) * np.float16(0.5 / layers**0.5)
-            weights[0, :] = 0
+            weights[slice(None) if follows else 0, :] = 0
             writer.add_tensor(f"{block}.{part}.weight", weights)
         for part in ("ffn_gate", "ffn_up"):
             writer.add_tensor(f"{block}.{part}.weight", matrix(feed_forward, width))

@@ -13,6 +13,7 @@ import pytest
 from llamaman.gateway.assemble import Assembler, dump
 from llamaman.gateway.event_stream import parse_events
 from llamaman.runtimes.process import ProcessRuntime
+from llamaman.testing import write_tiny_model
 from llamaman.testing.engines import available_engines
 
 from .engine_talk import Talk, talking
@@ -67,6 +68,12 @@ CORPUS: dict[str, tuple[str, dict[str, Any]]] = {
         },
     ),
     "unicode": (CHAT, {**HELLO, "max_tokens": 40, "grammar": 'root ::= "ä🦙é漢字\\n\\t"'}),
+    "line separators": (CHAT, {**HELLO, "max_tokens": 40, "grammar": 'root ::= "a\u2028b\u2029\u0085c"'}),
+    "white space at both ends": (CHAT, {**HELLO, "max_tokens": 40, "grammar": 'root ::= " \\n a \\n "'}),
+    "marks that mean nothing here": (
+        CHAT,
+        {**HELLO, "max_tokens": 60, "grammar": 'root ::= "<tool_call>{</think><fn"'},
+    ),
     "unicode cut inside a character": (CHAT, {**HELLO, "max_tokens": 4, "grammar": 'root ::= "ä🦙é漢字"'}),
     "an empty answer": (CHAT, {**HELLO, "max_tokens": 9, "grammar": 'root ::= ""'}),
     "tools that are offered": (CHAT, {**HELLO, "max_tokens": 20, "tools": TOOLS}),
@@ -91,6 +98,90 @@ THINKING = (
 THOUGHTS: dict[str, tuple[str, dict[str, Any]]] = {
     "a thought and an answer": (CHAT, {**HELLO, "max_tokens": 40, "grammar": 'root ::= "ab ä</think>cd"'}),
     "a thought that is cut": (CHAT, {**HELLO, "max_tokens": 8}),
+    "a thought that ends inside its mark": (
+        CHAT,
+        {**HELLO, "max_tokens": 40, "grammar": 'root ::= "ab</thi"'},
+    ),
+    "a thought that is cut inside its mark": (
+        CHAT,
+        {**HELLO, "max_tokens": 7, "grammar": 'root ::= "ab</think>cd"'},
+    ),
+    "a thought and nothing": (CHAT, {**HELLO, "max_tokens": 40, "grammar": 'root ::= "ab</think>"'}),
+    "a thought with a line separator": (
+        CHAT,
+        {**HELLO, "max_tokens": 60, "grammar": 'root ::= "a\u2028🦙</think>\u2029b\u2028"'},
+    ),
+}
+
+
+#: A template with tools: calls are JSON between markers, as in many real ones.
+TOOL_TEMPLATE = (
+    "{% if tools %}<|im_start|>system\ntools:{% for tool in tools %} {{ tool | tojson }}{% endfor %}<|im_end|>\n"
+    "{% endif %}{% for message in messages %}<|im_start|>{{ message.role }}\n"
+    "{% if message.content %}{{ message.content }}{% endif %}"
+    "{% for call in message.tool_calls or [] %}<fn>"
+    '{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}</fn>'
+    "{% endfor %}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+_MARK = {"<": "f", "f": "n", "n": ">"}
+#: engine -> what its model writes where it is free to: one call, calls without end, some words before a call.
+WRITERS: dict[str, dict[str, str]] = {
+    "one call": {**_MARK, "\n": "<", ">": ""},
+    "many calls": {**_MARK, "\n": "<", ">": "<"},
+    "words and a call": {**_MARK, "\n": "o", "o": "k", "k": "<", ">": ""},
+}
+_CITY = {"type": "object", "properties": {"city": {"enum": ['ä🦙 "q"\u2028\n', "b"]}}, "required": ["city"]}
+_NOTHING = {"type": "object", "properties": {}}
+CALLED = [
+    {"type": "function", "function": {"name": name, "description": "d", "parameters": parameters}}
+    for name, parameters in (("weather", _CITY), ("now", _NOTHING))
+]
+_FORCED: dict[str, Any] = {**HELLO, "tools": CALLED, "tool_choice": "required"}
+_HISTORY = [
+    *HELLO["messages"],
+    {
+        "role": "assistant",
+        "content": None,
+        "tool_calls": [{"id": "c", "type": "function", "function": {"name": "now", "arguments": "{}"}}],
+    },
+    {"role": "tool", "tool_call_id": "c", "content": "noon"},
+]
+#: name -> (engine, body, the finish reason, how many calls at least)
+CALLS: dict[str, tuple[str, dict[str, Any], str, int]] = {
+    "a call": ("one call", {**_FORCED, "max_tokens": 200}, "tool_calls", 1),
+    "a call of one tool": ("one call", {**_FORCED, "tools": CALLED[:1], "max_tokens": 200}, "tool_calls", 1),
+    "a call without arguments": (
+        "one call",
+        {**_FORCED, "tools": CALLED[1:], "max_tokens": 200},
+        "tool_calls",
+        1,
+    ),
+    "a call that is cut": ("one call", {**_FORCED, "tools": CALLED[:1], "max_tokens": 45}, "length", 1),
+    "a call after calls": ("one call", {**_FORCED, "messages": _HISTORY, "max_tokens": 200}, "tool_calls", 1),
+    "words and half a call": ("words and a call", {**_FORCED, "max_tokens": 8}, "length", 0),
+    "words and half a mark": ("words and a call", {**_FORCED, "max_tokens": 4}, "length", 0),
+    "parallel calls": (
+        "many calls",
+        {**_FORCED, "parallel_tool_calls": True, "max_tokens": 220},
+        "length",
+        2,
+    ),
+    "words before a call": ("words and a call", {**_FORCED, "max_tokens": 200}, "tool_calls", 1),
+    "a call of choice": (
+        "one call",
+        {**_FORCED, "tool_choice": "auto", "max_tokens": 200},
+        "tool_calls",
+        1,
+    ),
+    "no call of choice": ("one call", {**_FORCED, "tool_choice": "none", "max_tokens": 20}, "stop", 0),
+}
+ENDING: dict[str, tuple[str, dict[str, Any]]] = {
+    f"an answer of its own length, seed {seed}": (
+        CHAT,
+        {**HELLO, "max_tokens": 300, "temperature": 1, "seed": seed},
+    )
+    for seed in range(3)
 }
 
 
@@ -101,7 +192,7 @@ THOUGHTS: dict[str, tuple[str, dict[str, Any]]] = {
 def engines(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, tiny_model: Path
 ) -> Iterator[dict[str, Talk]]:
-    """One running engine as it comes and one with the thinking template."""
+    """Running engines by name: as it comes, with the thinking template, one that ends by itself, and the writers."""
     real = next(engine for engine in available_engines() if engine.name == request.param)
     if real.missing:
         pytest.skip(real.missing)
@@ -110,10 +201,16 @@ def engines(
     with ExitStack() as stack:
         stack.callback(runtime.close)
         engine = runtime.engines()[0]
+        models = {"plain": tiny_model, "thinking": tiny_model}
+        models["ending"] = write_tiny_model(folder / "ending.gguf", ends=True, chat_template=TOOL_TEMPLATE)
+        for number, (name, follows) in enumerate(WRITERS.items()):
+            path = folder / f"writer-{number}.gguf"
+            models[name] = write_tiny_model(path, follows=follows, chat_template=TOOL_TEMPLATE)
         running = {}
-        for name, flags in (("plain", ()), ("thinking", ("--chat-template", THINKING))):
-            (folder / name).mkdir()
-            running[name] = stack.enter_context(talking(runtime, engine, tiny_model, folder / name, *flags))
+        for number, (name, model) in enumerate(models.items()):
+            flags = ("--chat-template", THINKING) if name == "thinking" else ()
+            (folder / str(number)).mkdir()
+            running[name] = stack.enter_context(talking(runtime, engine, model, folder / str(number), *flags))
         yield running
 
 
@@ -128,24 +225,51 @@ def test_an_assembled_thought_equals_the_engines_own(engines: dict[str, Talk], n
     assert own["choices"][0]["message"]["reasoning_content"]
 
 
+@pytest.mark.parametrize("name", CALLS)
+def test_assembled_calls_equal_the_engines_own(engines: dict[str, Talk], name: str) -> None:
+    engine, body, finish, least = CALLS[name]
+    (choice,) = assert_equal(engines[engine], CHAT, body)["choices"]
+    calls = choice["message"].get("tool_calls", [])
+    assert choice["finish_reason"] == finish
+    assert len(calls) >= least
+    if finish == "tool_calls":
+        assert all(isinstance(json.loads(call["function"]["arguments"]), dict) for call in calls)
+
+
+@pytest.mark.parametrize("name", ENDING)
+def test_an_assembled_answer_that_ends_by_itself_equals_the_engines_own(
+    engines: dict[str, Talk], name: str
+) -> None:
+    own = assert_equal(engines["ending"], *ENDING[name])
+    assert own["choices"][0]["finish_reason"] == "stop"
+
+
 @pytest.mark.parametrize(
     ("engine", "body"),
     [
         ("plain", {"messages": [*HELLO["messages"], {"role": "assistant", "content": "hey "}]}),
         ("thinking", {**HELLO, "reasoning_format": "none"}),
         ("plain", {**HELLO, "verbose": True}),
+        ("one call", {**_FORCED, "max_tokens": 4}),  # cut before the call has a name: text or nothing
+        ("one call", {**_FORCED, "max_tokens": 18}),
     ],
 )
 def test_what_dialects_must_ask_plainly_really_differs(
     engines: dict[str, Talk], engine: str, body: dict[str, Any]
 ) -> None:
     with pytest.raises(AssertionError):
-        assert_equal(engines[engine], CHAT, {**body, "max_tokens": 8})
+        assert_equal(engines[engine], CHAT, {"max_tokens": 8, **body})
+
+
+def test_calls_with_logprobs_must_be_asked_plainly(engines: dict[str, Talk]) -> None:
+    body = {**_FORCED, "max_tokens": 200, "logprobs": True}
+    assert engines["one call"].post(CHAT, body)[0] == 200
+    assert engines["one call"].post(CHAT, {**body, "stream": True})[0] == 400
 
 
 def assert_equal(talk: Talk, path: str, body: dict[str, Any]) -> dict[str, Any]:
     """Ask both ways; returns the engine's own body."""
-    body = {**body, "temperature": 0, "seed": 7, "cache_prompt": False}
+    body = {"temperature": 0, "seed": 7, "cache_prompt": False, **body}
     status, own = talk.post(path, body)
     assert status == 200, own
     asked = {"stream": True, "return_progress": True, "stream_options": {"include_usage": True}}

@@ -70,6 +70,8 @@ _KINDS: dict[str, _Kind] = {
 }
 _FORM_FIELDS = frozenset({"model", "stream"})
 _TEXT_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"),)
+#: Tokens after which a call has its name.
+_NAMED = 128
 _WAITING = b": waiting\n\n"
 
 
@@ -271,9 +273,13 @@ def _can_be_rebuilt(body: dict[str, Any]) -> bool:
     """Whether the engine streams what it would send whole.
 
     It does not with several prompts, after a text to be continued (the whole answer repeats it), with thoughts
-    left in the text (the whole answer adds the tag that the template opened) or in verbose mode.
+    left in the text (the whole answer adds the tag that the template opened) or in verbose mode. With tools it
+    refuses to stream logprobs, and of an answer that is cut before its first call has a name it streams nothing,
+    where the whole answer has half a call as text.
     """
     if isinstance(body.get("prompt"), list) or body.get("verbose") or body.get("reasoning_format") == "none":
+        return False
+    if body.get("tools") and (body.get("logprobs") or (fields.most_tokens(body) or _NAMED) < _NAMED):
         return False
     messages = body.get("messages")
     last = messages[-1] if isinstance(messages, list) and messages else None

@@ -157,6 +157,8 @@ def test_a_stream_is_relayed_and_a_body_rebuilt() -> None:
     assert only_call(CHAT, {**HELLO, "stream": True}).mode == "relay"
     assert only_call(COMPLETIONS, {"model": "alpha", "prompt": "a", "stream": True}).mode == "relay"
     assert only_call(CHAT, HELLO).mode == "assemble"
+    assert only_call(CHAT, {**HELLO, "tools": [{}], "max_tokens": 500}).mode == "assemble"
+    assert only_call(CHAT, {**HELLO, "tools": [{}]}).mode == "assemble"
     assert only_call(COMPLETIONS, {"model": "alpha", "prompt": "a"}).mode == "assemble"
 
 
@@ -166,6 +168,8 @@ def test_a_stream_is_relayed_and_a_body_rebuilt() -> None:
         {**HELLO, "n": 2},
         {**HELLO, "verbose": True},
         {**HELLO, "reasoning_format": "none"},
+        {**HELLO, "tools": [{}], "logprobs": True},
+        {**HELLO, "tools": [{}], "max_tokens": 20},
         {"model": "alpha", "messages": [*HELLO["messages"], {"role": "assistant", "content": "he"}]},
         {"model": "alpha", "prompt": ["a", "b"]},
     ],
