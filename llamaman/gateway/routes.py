@@ -89,9 +89,9 @@ def _shape(pattern: str) -> str:
 def _values(pattern: tuple[str, ...], segments: list[str]) -> dict[str, str] | None:
     if pattern[-1].endswith("...}") and len(segments) >= len(pattern):
         last = len(pattern) - 1
-        values = _values(pattern[:-1], segments[:last]) if last else {}
+        before = _values(pattern[:-1], segments[:last]) if last else {}
         rest = segments[last:]
-        return None if values is None or "" in rest else {**values, pattern[-1][1:-4]: "/".join(rest)}
+        return None if before is None or "" in rest else {**before, pattern[-1][1:-4]: "/".join(rest)}
     if len(pattern) != len(segments):
         return None
     values: dict[str, str] = {}

@@ -99,6 +99,15 @@ def test_an_engine_that_is_not_here_is_a_refusal_that_lists_those_that_are(model
     assert error.value.field == "engine"
 
 
+@pytest.mark.parametrize("on", [True, False])
+def test_an_engine_serves_its_own_page_while_the_setting_is_on(model: Path, on: bool) -> None:
+    build = replace(
+        BINARY, flags=frozenset({"--ui", "--no-ui", "--n-gpu-layers", "--ctx-size", "--parallel"})
+    )
+    given = replace(sources(build), web_ui=lambda: on)
+    assert ("--ui" in planner.resolve(model, {}, given).flags) is on
+
+
 def test_without_any_engine_the_error_says_what_to_install(model: Path) -> None:
     with pytest.raises(LaunchError, match=r"LLAMA_SERVER_BIN.*llamaman\[embedded\]"):
         planner.resolve(model, {}, sources())
