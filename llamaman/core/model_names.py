@@ -90,6 +90,13 @@ def find_model(given: str, models: Sequence[ModelView]) -> ModelView:
 
     :raises ModelNotFound: with the candidates when several names start like this.
     """
+    for form in (
+        given.strip().lower(),
+        key_of(given),
+    ):  # the common case, without an index of all other names
+        for model in models:
+            if model.name == form:
+                return model
     runnable = [model.name for model in models if model.runnable]
     name = find_name(given, known_names(models), runnable)
     return next(model for model in models if model.name == name)

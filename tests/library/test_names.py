@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from llamaman.core.model_names import find_name
+from llamaman.core.model_names import find_model, find_name, known_names, plain_name
 from llamaman.errors import ModelNotFound
 from llamaman.library.names import quant_of, split_shard, unique_names
+from llamaman.records import ModelView
 
 NAMES = ("qwen2.5-0.5b-instruct-q2_k", "qwen2.5-7b-q4_k_m", "gemma-3", "gemma-3-270m", "a:b", "hf-model")
 RUNNABLE = NAMES[:-1]
@@ -50,6 +51,43 @@ def test_an_ambiguous_prefix_lists_the_candidates() -> None:
     with pytest.raises(ModelNotFound) as caught:
         find_name("qwen2.5", KNOWN, RUNNABLE)
     assert caught.value.candidates == ("qwen2.5-0.5b-instruct-q2_k", "qwen2.5-7b-q4_k_m")
+
+
+def model(name: str, *aliases: str, runnable: bool = True) -> ModelView:
+    return ModelView(name, Path(f"/m/{name}"), 1, None, 0.0, runnable=runnable, aliases=aliases)
+
+
+def test_a_name_counts_before_an_alias_and_an_alias_before_a_stand_in() -> None:
+    odd = "größe"
+    models = (
+        model("a", "b"),
+        model("b", "c"),
+        model("d", "c", plain_name(odd)),
+        model(odd),
+        model("e", "E:latest"),
+    )
+    found = {name: find_model(name, models).name for name in ("a", "b", "c", plain_name(odd), odd, "e")}
+    assert found == {"a": "a", "b": "b", "c": "b", plain_name(odd): "d", odd: odd, "e": "e"}
+    assert known_names(models)["c"] == "b"  # of two that claim it, the first one
+
+
+@pytest.mark.parametrize(
+    "given", ["a:latest", " A:Latest ", "library/a:latest", "registry.ollama.ai/library/a"]
+)
+def test_the_tag_and_the_parts_that_ollama_leaves_out_may_be_written(given: str) -> None:
+    assert find_model(given, (model("a"), model("ab"))).name == "a"
+
+
+def test_a_name_that_ends_like_a_tag_is_itself() -> None:
+    models = (model("a"), model("a:latest"))
+    assert [find_model(name, models).name for name in ("a", "a:latest")] == ["a", "a:latest"]
+
+
+def test_what_cannot_run_is_found_by_its_whole_name_alone() -> None:
+    models = (model("broken", runnable=False), model("b"))
+    assert find_model("broken", models).name == "broken"
+    with pytest.raises(ModelNotFound):
+        find_model("brok", models)
 
 
 def test_the_second_file_of_a_stem_gets_its_folder() -> None:
