@@ -35,7 +35,7 @@ Tail = Callable[[str], Generator[Op, Event, dict[str, Any]]]
 
 def json_reply(data: Mapping[str, Any]) -> Reply:
     """A whole answer."""
-    return Reply(200, errors.JSON, json.dumps(data).encode())
+    return Reply(200, errors.JSON, stream.text(data))
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,8 @@ NDJSON: Sequence[tuple[bytes, bytes]] = (
 
 Shape = Literal["chat", "generate"]
 
+_COMPACT = json.JSONEncoder(separators=(",", ":"))
+
 
 @dataclass(slots=True)
 class Delta:
@@ -110,7 +112,12 @@ def answer(
 
 def line(data: Mapping[str, Any]) -> bytes:
     """One line of a stream."""
-    return json.dumps(data).encode() + b"\n"
+    return text(data) + b"\n"
+
+
+def text(data: Mapping[str, Any]) -> bytes:
+    """Compact JSON in ASCII."""
+    return _COMPACT.encode(data).encode()
 
 
 def logprobs(given: Sequence[Any], top: int) -> list[dict[str, Any]]:
