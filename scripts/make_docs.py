@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import docs_limits
+import docs_metrics
 import docs_surface
 from docs_markdown import PACKAGE, ROOT, code, prose, span, table
 
@@ -158,6 +159,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "errors": docs_surface.errors,
     "cli": docs_surface.cli,
     "limits": docs_limits.page,
+    "metrics": docs_metrics.page,
 }
 
 

@@ -17,6 +17,7 @@ from llamaman import errors
 from llamaman.core.config import VARIABLES
 from llamaman.core.launch_options import OPTIONS
 from llamaman.core.settings_table import CORE_SETTINGS
+from llamaman.gateway.metrics_table import FAMILIES
 from llamaman.hookspecs import HOOKS
 from llamaman.testing.manager import Manager
 
@@ -27,7 +28,7 @@ GENERATED = [
     "plugins",
     *(
         f"reference/{name}"
-        for name in ("cli", "errors", "hooks", "launch-options", "limits", "routes", "settings")
+        for name in ("cli", "errors", "hooks", "launch-options", "limits", "metrics", "routes", "settings")
     ),
 ]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -42,7 +43,7 @@ def make_docs() -> Iterator[ModuleType]:
 
     yield make_docs
     sys.path.remove(str(ROOT / "scripts"))
-    for name in ("make_docs", "docs_limits", "docs_markdown", "docs_surface"):
+    for name in ("make_docs", "docs_limits", "docs_markdown", "docs_metrics", "docs_surface"):
         sys.modules.pop(name, None)
 
 
@@ -82,6 +83,7 @@ def test_the_reference_leaves_nothing_out() -> None:
         "launch-options": [f"\n| `{each.name}` |" for each in OPTIONS],
         "errors": [f"\n| `{each.__name__}` | {getattr(each, 'status', '')} |" for each in kinds],
         "cli": [f"\n## llamaman {name}\n" for name in commands()],
+        "metrics": [f"\n| `{each.name}` | {each.kind} |" for each in FAMILIES],
     }
     for name, needles in expected.items():
         text = page(name)

@@ -35,8 +35,18 @@ class Requests(Protocol):
     def views(self) -> Sequence[Any]:
         """Every one that is not answered yet."""
 
+    def counts(self) -> Mapping[Any, int]:
+        """How many there are by model and phase; does not wait for the loop."""
+
     def cancel(self, request_id: str, actor: str) -> None:
         """End one; NotFound when it is over."""
+
+
+class Metrics(Protocol):
+    """What the front door counts. Thread-safe."""
+
+    def read(self) -> Mapping[Any, Any]:
+        """Every series now."""
 
 
 @dataclass(slots=True)
@@ -60,6 +70,7 @@ class Kernel:
     started_at: float
     instances: Instances = field(init=False)
     requests: Requests = field(init=False)
+    metrics: Metrics = field(init=False)
     facades: Facades = field(init=False)
 
     @property

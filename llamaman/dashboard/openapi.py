@@ -141,7 +141,10 @@ def _flask(row: Mapping[str, str], described: Described) -> JsonObject:
     if known is not None and known.sudo:
         result["x-llamaman-sudo"] = True
     kind = (mimetypes.guess_type(row["path"])[0] or PAGE) if is_page else JSON
-    result["responses"] = _answers(known, method, kind)
+    if known is not None and known.media:
+        result["responses"] = _answers(known, method, known.media, is_page=False)
+    else:
+        result["responses"] = _answers(known, method, kind, is_page=is_page)
     return result
 
 
@@ -220,7 +223,7 @@ def _body(operation: Operation, kind: str) -> JsonObject:
     return {"required": not operation.optional, "content": {kind: {"schema": schema}}}
 
 
-def _answers(operation: Operation | None, method: str, kind: str) -> JsonObject:
+def _answers(operation: Operation | None, method: str, kind: str, *, is_page: bool) -> JsonObject:
     """Successes as declared, and the refusals that every route has."""
     result: JsonObject = {}
     for status, (what, schema) in (operation.answers if operation else {200: ("Done.", None)}).items():
@@ -232,7 +235,7 @@ def _answers(operation: Operation | None, method: str, kind: str) -> JsonObject:
     if method not in _SAFE:
         refusals.update(OF_CHANGES)
     for status in sorted(refusals):
-        result.setdefault(str(status), _refusal(status) if kind == JSON else PAGE_REFUSAL)
+        result.setdefault(str(status), PAGE_REFUSAL if is_page else _refusal(status))
     result["5XX"] = {"$ref": "#/components/responses/Defect"}
     return result
 

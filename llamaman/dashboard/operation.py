@@ -29,6 +29,7 @@ class Operation:
     :ivar answers: status of a success -> (what it holds, JSON Schema of it or None).
     :ivar refusals: statuses of refusals beyond those that every route has (``SHARED`` and
         ``OF_CHANGES`` in ``openapi.py``).
+    :ivar media: the type of a success's body where it is neither JSON nor what the path's ending says.
     :ivar sudo: a session needs to have confirmed its password within ten minutes.
     """
 
@@ -42,6 +43,7 @@ class Operation:
         default_factory=lambda: {200: ("Done.", None)}
     )
     refusals: tuple[int, ...] = ()
+    media: str | None = None
     sudo: bool = False
 
 

@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from llamaman.core.config import Config
     from llamaman.core.events import Events
     from llamaman.core.settings import Settings
-    from llamaman.gateway.in_flight import RequestView
+    from llamaman.gateway.in_flight import Progress, RequestView
+    from llamaman.gateway.metrics import Series
+    from llamaman.gateway.metrics_table import Family
     from llamaman.library.library import Library
     from llamaman.runtimes.docker.images import ImageView
     from llamaman.runtimes.docker.pulls import Pull
@@ -78,8 +80,18 @@ class Requests(Protocol):
     def views(self) -> Sequence[RequestView]:
         """Every one that is not answered yet."""
 
+    def counts(self) -> Mapping[tuple[str, Progress], int]:
+        """How many there are by model and phase; does not wait for the loop."""
+
     def cancel(self, request_id: str, actor: str) -> None:
         """End one; NotFound when it is over."""
+
+
+class Metrics(Protocol):
+    """What the front door counts. Thread-safe."""
+
+    def read(self) -> Mapping[Family, Series]:
+        """Every series now, by its metric."""
 
 
 class Images(Protocol):
@@ -141,6 +153,10 @@ class Services(Protocol):
     @property
     def requests(self) -> Requests:
         """What is being answered now."""
+
+    @property
+    def metrics(self) -> Metrics:
+        """What is counted of them, and how late the event loop is."""
 
     @property
     def library(self) -> Library:

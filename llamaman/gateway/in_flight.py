@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
@@ -64,6 +65,17 @@ class InFlight:
         """
         return self._on_loop(self._views)
 
+    def counts(self) -> Counter[tuple[str, Progress]]:
+        """How many there are by model (empty where none was found yet) and phase. From any thread, at once.
+
+        Reads without the loop, which may be what is slow: a request may show in the phase before.
+        """
+        return Counter(
+            (exchange.model.name if exchange.model else "", progress_of(exchange))
+            for exchange in self._running()
+            if exchange.intent
+        )
+
     def cancel(self, request_id: str, actor: str) -> None:
         """End a request: its client is told by whom, the engine stops, the slot is free. From any thread.
 
@@ -106,6 +118,11 @@ class InFlight:
             raise ModelUnavailable("LlamaMan is too busy or ending; try again", retry_after=5) from None
 
 
+def progress_of(exchange: Exchange) -> Progress:
+    """What a request waits for or does."""
+    return "generate" if exchange.meter.first is not None else exchange.phase
+
+
 def view_of(exchange: Exchange) -> RequestView:
     """A snapshot; on the loop only."""
     meter, identity = exchange.meter, exchange.identity
@@ -121,7 +138,7 @@ def view_of(exchange: Exchange) -> RequestView:
         session=identity.session,
         address=exchange.request.address,
         stream=exchange.stream,
-        phase="generate" if meter.first is not None else exchange.phase,
+        phase=progress_of(exchange),
         started_at=round(exchange.began, 3),
         seconds=round(time.monotonic() - meter.started, 3),
         prompt_tokens=meter.prompt_tokens,

@@ -12,6 +12,7 @@ import json
 import threading
 import time
 import uuid
+from collections import Counter
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPResponse
@@ -38,10 +39,11 @@ from llamaman.errors import Conflict, LlamaManError, NotFound
 from llamaman.gateway.admin_socket import prepare_runtime_dir, socket_path
 from llamaman.gateway.gate import Gate, GateParts
 from llamaman.gateway.hop import Hop, forward_to_flask, reply
-from llamaman.gateway.in_flight import RequestView
+from llamaman.gateway.in_flight import Progress, RequestView
 from llamaman.gateway.limits import BodyBudget, Limits, Surface
 from llamaman.gateway.listeners import Listeners
 from llamaman.gateway.log_stream import LogStreams
+from llamaman.gateway.metrics import Metrics
 from llamaman.gateway.upstream import Upstream
 from llamaman.library.library import Library
 from llamaman.records import (
@@ -196,6 +198,9 @@ class FakeRequests:
     def views(self) -> list[RequestView]:
         return list(self.all.values())
 
+    def counts(self) -> Mapping[tuple[str, Progress], int]:
+        return Counter((view.model or "", view.phase) for view in self.all.values())
+
     def cancel(self, request_id: str, actor: str) -> None:
         if request_id not in self.all:
             raise NotFound(f"no request with the id '{request_id}' is running; it may be over already")
@@ -218,6 +223,7 @@ class TestKernel:
     instances: FakeInstances
     audit: Audit
     requests: FakeRequests = field(default_factory=FakeRequests)
+    metrics: Metrics = field(default_factory=Metrics)
     plugins: tuple[PluginRecord, ...] = ()
     runtimes: Mapping[str, Runtime] = field(default_factory=dict)
     started_at: float = field(default_factory=time.time)

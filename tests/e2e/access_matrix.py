@@ -206,6 +206,7 @@ ROWS: tuple[Row, ...] = (
     Row("GET", "/api/llamaman/version", "view"),
     Row("GET", "/api/openapi.json", "view"),
     Row("GET", "/api/me", "view"),
+    Row("GET", "/metrics", "view"),
     # --- logs and requests in flight may hold prompts and paths
     Row("GET", "/api/instances/{id}/logs", "manage"),
     Row("GET", "/api/instances/{id}/logs/stream", "manage"),
@@ -264,8 +265,6 @@ LATER: tuple[tuple[str, str, Level], ...] = (
     ("POST", "/api/push", "manage"),
     ("HEAD", "/api/blobs/{digest}", "manage"),
     ("POST", "/api/blobs/{digest}", "manage"),
-    ("POST", "/slots/{id}", "manage"),
-    ("GET", "/metrics", "view"),
     ("GET", "/api/gpu-info", "view"),
     ("GET", "/api/disk-space", "view"),
     ("GET", "/api/downloads", "view"),

@@ -15,6 +15,7 @@ from llamaman.dashboard.rest import (
     instances,
     keys,
     me,
+    metrics,
     models,
     openapi,
     presets,
@@ -59,5 +60,6 @@ def route_sets(
         audit.routes(kernel),
         about.routes(kernel, routes),
         doctor.routes(kernel),
+        metrics.routes(kernel),
         openapi.routes(document),
     )
