@@ -172,10 +172,10 @@ def _problem(dialect: Dialect, tables: Sequence[Table[Entry]]) -> str | None:
             return f"dialect '{dialect.name}' declares {type(route).__name__}, not an InferenceRoute"
         if reason := _malformed(route.method, route.pattern, route.access):
             return reason
-    on_management = [r for r in declared if "manage" in r.surfaces and _over_management(r.pattern)]
-    if on_management:
-        return _hides(on_management[0])
-    return _taken(tables, [(route.method, route.pattern) for route in dialect.routes])
+    if reason := _taken(tables, [(route.method, route.pattern) for route in dialect.routes]):
+        return reason
+    hidden = [r for r in declared if "manage" in r.surfaces and _over_management(r.pattern)]
+    return _hides(hidden[0]) if hidden else None
 
 
 def _stream_problem(owner: str, stream: StreamRoute, tables: Sequence[Table[Entry]]) -> str | None:
@@ -184,9 +184,9 @@ def _stream_problem(owner: str, stream: StreamRoute, tables: Sequence[Table[Entr
         return reason
     if stream.access is Access.INFERENCE:  # which is open to everybody while require_auth is off
         return f"stream {stream.pattern} asks for INFERENCE; use VIEW, MANAGE or ADMIN"
-    if owner != "llamaman" and _over_management(stream.pattern):
-        return _hides(stream)
-    return _taken(tables, [(stream.method, stream.pattern)])
+    if reason := _taken(tables, [(stream.method, stream.pattern)]):
+        return reason
+    return _hides(stream) if owner != "llamaman" and _over_management(stream.pattern) else None
 
 
 def _malformed(method: object, pattern: object, level: object) -> str | None:

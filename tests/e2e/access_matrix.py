@@ -20,6 +20,7 @@ MANAGE: frozenset[Surface] = frozenset({"manage"})
 PROXY: frozenset[Surface] = frozenset({"proxy"})
 INSTANCE: frozenset[Surface] = frozenset({"instance"})
 BOTH: frozenset[Surface] = frozenset({"manage", "proxy"})
+DOORS: frozenset[Surface] = frozenset({"proxy", "instance"})
 ALL: frozenset[Surface] = frozenset({"manage", "proxy", "instance"})
 
 #: Whom each level lets in while ``require_auth`` is on. "own" is what a user does with his own account.
@@ -61,6 +62,7 @@ class Row:
     :ivar sudo: a session needs a confirmed password.
     :ivar ends_session: a session that is let in is gone afterwards.
     :ivar fixed: answered before anybody asks who is calling, so that a bad credential makes no difference.
+    :ivar told: part of a refusal that everybody gets who is let in.
     :ivar form: a page whose POST carries its own token; tested by itself.
     """
 
@@ -74,6 +76,7 @@ class Row:
     sudo: bool = False
     ends_session: bool = False
     fixed: bool = False
+    told: str = ""
     form: bool = False
 
 
@@ -88,6 +91,7 @@ _TEXT = {
     "content": "hello",
     "input": "hello",
 }
+_BRIEF = {**_CHAT, "prompt": "hello", "options": {"num_predict": 1}}
 _INFILL = {"model": "tiny", "n_predict": 1, "input_prefix": "a", "input_suffix": "b"}
 _TOKENS = {"model": "tiny", "tokens": [1]}
 _RANKED = {"model": "tiny", "query": "a", "documents": ["b"]}
@@ -241,6 +245,21 @@ ROWS: tuple[Row, ...] = (
     Row("GET", "/api/setup-link", "admin"),
     Row("GET", "/api/audit", "admin"),
     Row("GET", "/api/doctor", "admin"),
+    # --- Ollama's; what is about ollama.com says to everybody that there is none
+    _inference("/api/chat", _BRIEF),
+    _inference("/api/generate", _BRIEF),
+    *(_inference(path, _TEXT) for path in ("/api/embed", "/api/embeddings")),
+    Row("GET", "/api/tags", "inference", ALL),
+    Row("GET", "/api/ps", "inference", ALL),
+    Row("POST", "/api/show", "inference", ALL, {"model": "tiny"}),
+    Row("GET", "/api/status", "inference", ALL),
+    Row("GET", "/api/experimental/model-recommendations", "inference", ALL),
+    *(
+        Row("POST", f"/api/experimental/{path}", "inference", ALL, {}, told="web search is unavailable")
+        for path in ("web_search", "web_fetch")
+    ),
+    *(Row("POST", path, "inference", DOORS, {}, told="signin_url") for path in ("/api/me", "/api/signout")),
+    Row("DELETE", "/api/user/keys/{key}", "inference", DOORS, told="signin_url"),
     # --- a user's own account
     Row("GET", "/api/me/sessions", "own"),
     Row("DELETE", "/api/me/sessions", "own", ends_session=True),
@@ -252,12 +271,6 @@ ROWS: tuple[Row, ...] = (
 #: Routes of parts that are not there yet: (method, path, level). One that arrives moves up, or the test fails.
 LATER: tuple[tuple[str, str, Level], ...] = (
     ("POST", "/v1/messages", "inference"),
-    ("POST", "/api/chat", "inference"),
-    ("POST", "/api/generate", "inference"),
-    ("POST", "/api/embed", "inference"),
-    ("GET", "/api/tags", "inference"),
-    ("POST", "/api/show", "inference"),
-    ("GET", "/api/ps", "inference"),
     ("POST", "/api/pull", "manage"),
     ("DELETE", "/api/delete", "manage"),
     ("POST", "/api/copy", "manage"),

@@ -172,7 +172,8 @@ def _named(
     if request.own_model is not None:
         return _Named(typed, names.local(typed))
     found = names.resolve(typed, request.models)
-    if found is None and hint:
+    # A caller who may not use every model may be refused one that is there, which the kernel knows.
+    if found is None and hint and request.identity.models is None:
         raise NotFound(f'model "{typed}" not found, try pulling it first', field="model")
     return _Named(typed, found.name if found else typed)
 
