@@ -2,6 +2,8 @@
 # Another interpreter: make PYTHON=python3.12 test
 PYTHON ?= python3
 RUN := .venv/bin/python -m
+# Files of tests that run side by side. Most tests wait for something, so more than there are processors.
+JOBS ?= 3
 # Where the machine has no libgomp, the set-up puts a copy here; tests that load the embedded engine need it.
 OPENMP := LD_LIBRARY_PATH="$(CURDIR)/.venv/lib/llamaman-openmp$${LD_LIBRARY_PATH:+:$$LD_LIBRARY_PATH}"
 
@@ -20,8 +22,8 @@ demo-venv:
 demo: demo-venv ## start LlamaMan with a small model and ask it something (DEMO_EXIT=1: then stop)
 	@exec .venv/bin/llamaman demo
 
-test: venv ## run all tests (choose with ARGS="tests/core -k ports")
-	@$(OPENMP) $(RUN) pytest $(ARGS)
+test: venv ## run all tests (choose with ARGS="tests/core -k ports"; one after the other with JOBS=0)
+	@$(OPENMP) $(RUN) pytest -n $(JOBS) --dist loadfile $(ARGS)
 
 lint: venv ## formatting, lint and types; changes nothing
 	@status=0; for tool in "ruff format --check ." "ruff check ." mypy; do \

@@ -6,11 +6,29 @@ Fixtures live in `llamaman.testing`, where plugin authors find them too.
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import pytest
 
 _IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Where tests run side by side, give each process a folder with a short path: sockets lie below it."""
+    run = getattr(config, "workerinput", None)
+    if run:
+        name = f"lm-{run['testrunuid'][:8]}-{run['workerid']}"
+        config.option.basetemp = str(Path(tempfile.gettempdir()) / name)
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Nobody looks into that folder any more."""
+    if hasattr(config, "workerinput"):
+        shutil.rmtree(config.option.basetemp, ignore_errors=True)
 
 
 @pytest.hookimpl(wrapper=True)
