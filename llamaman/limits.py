@@ -150,6 +150,63 @@ MEDIA_FETCH_S: Final = limit(
     "media_time", 10, "Fetching one of those.", section=_BODIES, unit="s", answer=400
 )
 
+_FIELDS = "What a body for a model may hold"
+BODY_DEPTH: Final = limit("body_depth", 128, "Levels of nesting.", section=_FIELDS, answer=400)
+BODY_VALUES: Final = limit(
+    "body_values", 1_000_000, "Values in all lists and objects together.", section=_FIELDS, answer=400
+)
+BODY_OBJECTS: Final = limit("body_objects", 200_000, "Lists and objects.", section=_FIELDS, answer=400)
+NUMBER_DIGITS: Final = limit("number_digits", 64, "Digits of a number.", section=_FIELDS, answer=400)
+MESSAGES: Final = limit("messages", 10_000, "Messages of a conversation.", section=_FIELDS, answer=400)
+TOOLS: Final = limit("tools", 256, "Tools.", section=_FIELDS, answer=400)
+SCHEMA_BYTES: Final = limit(
+    "schema",
+    256 << 10,
+    "A JSON schema: of the answer, or of one tool's parameters.",
+    section=_FIELDS,
+    unit="bytes",
+    answer=400,
+)
+SCHEMA_DEPTH: Final = limit(
+    "schema_depth", 64, "Levels of nesting in a JSON schema.", section=_FIELDS, answer=400
+)
+PATTERN_BYTES: Final = limit(
+    "pattern", 1 << 10, "A pattern in a JSON schema.", section=_FIELDS, unit="bytes", answer=400
+)
+GRAMMAR_BYTES: Final = limit("grammar", 64 << 10, "A grammar.", section=_FIELDS, unit="bytes", answer=400)
+GRAMMAR_DEPTH: Final = limit("grammar_depth", 64, "Open brackets in a grammar.", section=_FIELDS, answer=400)
+STOPS: Final = limit("stops", 64, "Texts that end an answer.", section=_FIELDS, answer=400)
+STOP_BYTES: Final = limit("stop", 1 << 10, "One of those.", section=_FIELDS, unit="bytes", answer=400)
+CHOICES: Final = limit(
+    "choices", 128, "Answers to one request; never more than a model has slots.", section=_FIELDS, answer=400
+)
+PROBABILITIES: Final = limit(
+    "probabilities",
+    100,
+    "Probabilities a token (n_probs, logprobs, top_logprobs).",
+    section=_FIELDS,
+    answer=400,
+)
+LOGIT_BIASES: Final = limit(
+    "logit_biases", 1000, "Tokens whose probability is changed.", section=_FIELDS, answer=400
+)
+
+_CRASHES = "Requests that end an engine"
+CRASH_BODY_S: Final = limit(
+    "crash_body",
+    300,
+    "How long a request is refused, whoever sends it, after an engine crashed while it was alone in it.",
+    section=_CRASHES,
+    unit="s",
+    answer=422,
+)
+CRASHES_PER_KEY: Final = limit(
+    "crashes_per_key", 3, "Engines that crashed so under a key's requests.", section=_CRASHES, answer=429
+)
+CRASHES_WINDOW_S: Final = limit(
+    "crashes_window", 600, "How long such a crash counts against its key.", section=_CRASHES, unit="s"
+)
+
 _STREAMS = "Open streams"
 STREAMS_PER_CALLER: Final = limit(
     "streams_per_caller", 16, "Log and event streams of one session or key.", section=_STREAMS, answer=429

@@ -65,6 +65,7 @@ _ONCE = frozenset(
         b"access-control-request-method",
         b"access-control-request-private-network",
         b"authorization",
+        b"content-encoding",
         b"content-length",
         b"content-type",
         b"cookie",

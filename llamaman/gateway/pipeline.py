@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from llamaman.access import Access
-from llamaman.core.auth import allows_model, authorise
+from llamaman.core.auth import allows, allows_model, authorise
 from llamaman.core.demand import Demand
 from llamaman.core.hooks import Hooks
 from llamaman.core.instance import Instance
@@ -31,7 +31,7 @@ from llamaman.errors import (
     UpstreamTimeout,
 )
 from llamaman.gateway.affinity import conversation
-from llamaman.gateway.body import parse_object
+from llamaman.gateway.body_guard import check_head, read_json, without_slot
 from llamaman.gateway.dialect import (
     Call,
     Calls,
@@ -175,8 +175,12 @@ class Pipeline:
             authorise(identity, level, require_auth=parts.require_auth())
             raw, body = b"", {}
             if route.body != "none":
+                check_head(head.named)
                 raw = await read_body(request, route.limit)
-                body = parse_object(raw) if route.body == "json" else {}
+                if route.body == "json":
+                    body = await read_json(raw)
+                    if "id_slot" in body and not allows(identity, Access.MANAGE):
+                        raw = without_slot(raw, body)
                 if level is Access.INFERENCE:
                     raw = await parts.media.settle(raw, body, route, request)
             own = self._own_instance(exchange)

@@ -125,11 +125,6 @@ class Models:
         return MODEL
 
 
-def everybody_is_nobody(request: Request, *, shared: bool) -> Identity:
-    """A gate that looks at nothing."""
-    return NOBODY
-
-
 class Scripted:
     """A dialect whose ``serve`` is the test's."""
 
@@ -189,6 +184,7 @@ async def house(
     *,
     slots: int = 1,
     media: Media | None = None,
+    who: Identity = NOBODY,
 ) -> AsyncIterator[House]:
     """A listener, a pipeline with one ready instance, and its engine."""
     engine = Engine(behave)
@@ -200,7 +196,7 @@ async def house(
     records: list[ForwardRecord] = []
     pipeline = Pipeline(
         Parts(
-            identify=everybody_is_nobody,
+            identify=lambda request, *, shared: who,
             library=Models(),
             registry=registry,
             pools=registry.pools,
@@ -228,19 +224,21 @@ async def house(
         server.close()
 
 
-async def ask(port: int, body: bytes = b"{}") -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Send a request and leave the answer to the caller."""
+async def ask(
+    port: int, body: bytes = b"{}", headers: bytes = b""
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send a request and leave the answer to the caller. ``headers``: further lines, each with its end."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(
         b"POST /ask HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\n"
-        b"Content-Length: %d\r\n\r\n%b" % (len(body), body)
+        b"%bContent-Length: %d\r\n\r\n%b" % (headers, len(body), body)
     )
     return reader, writer
 
 
-async def whole(port: int) -> tuple[int, bytes]:
+async def whole(port: int, body: bytes = b"{}", headers: bytes = b"") -> tuple[int, bytes]:
     """Status and raw rest of an answer."""
-    reader, writer = await ask(port)
+    reader, writer = await ask(port, body, headers)
     raw = await reader.read()
     writer.close()
     return int(raw.split(b" ")[1]), raw

@@ -1,0 +1,176 @@
+"""What single fields of a parsed body may hold, in every client API alike. Read by `body_guard.py`. Pure.
+
+A grammar's brackets, a schema's levels and a pattern's length are what llama-server recurses over. Types are not
+checked here: a dialect or the engine knows best what a field must be.
+"""
+
+from __future__ import annotations
+
+import re
+from array import array
+from collections.abc import Callable, Mapping
+from itertools import accumulate
+from typing import Any
+
+import orjson
+
+from llamaman import limits
+from llamaman.errors import InvalidField
+
+#: What of a grammar is no structure: literals, character classes, tokens and comments.
+_NO_STRUCTURE = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+"|\[(?:[^\]\\]++|\\.)*+\]|<[^>\s]*+>|#[^\r\n]*+',
+    re.DOTALL,
+)
+_PAREN_STEPS = bytes(1 if byte == 40 else 0xFF if byte == 41 else 0 for byte in range(256))
+_NO_PARENS = bytes(byte for byte in range(256) if byte not in b"()")
+
+_Check = Callable[[str, Any, int], None]
+
+
+def check(body: Mapping[str, Any], size: int) -> None:
+    """Refuse what is out of bounds.
+
+    :param size: bytes of the body's text; no value is larger than it.
+    :raises InvalidField: the field and its limit.
+    """
+    for name in body.keys() & _CHECKED:
+        _CHECKS[name](name, body[name], size)
+
+
+def _at_most(most: int) -> _Check:
+    def number(name: str, value: Any, _size: int) -> None:
+        if isinstance(value, int | float) and value > most:
+            raise InvalidField(name, f"{name} must be at most {most}")
+
+    return number
+
+
+def _length(most: int) -> _Check:
+    def length(name: str, value: Any, _size: int) -> None:
+        if isinstance(value, list | dict) and len(value) > most:
+            raise InvalidField(name, f"{name} may have at most {most:,} entries")
+
+    return length
+
+
+def _stop(name: str, value: Any, size: int) -> None:
+    if isinstance(value, list) and len(value) > limits.STOPS:
+        raise InvalidField(name, f"{name} may hold at most {limits.STOPS} texts")
+    if size <= limits.STOP_BYTES:
+        return
+    for text in value if isinstance(value, list) else [value]:
+        if isinstance(text, str) and _is_over(text, limits.STOP_BYTES):
+            raise InvalidField(name, f"a text of {name} may have at most {limits.STOP_BYTES:,} bytes")
+
+
+def _grammar(name: str, value: Any, size: int) -> None:
+    if not isinstance(value, str):
+        return
+    if size > limits.GRAMMAR_BYTES and _is_over(value, limits.GRAMMAR_BYTES):
+        raise InvalidField(name, f"{name} may have at most {limits.GRAMMAR_BYTES >> 10} KiB")
+    if value.count("(") <= limits.GRAMMAR_DEPTH:
+        return
+    # Replaced by a space, not by nothing: what stands on either side of it must not grow together.
+    text = _NO_STRUCTURE.sub(b" ", value.encode())
+    steps = array("b", text.translate(_PAREN_STEPS, _NO_PARENS))
+    if max(accumulate(steps, initial=0)) > limits.GRAMMAR_DEPTH:
+        raise InvalidField(name, f"{name} is nested deeper than {limits.GRAMMAR_DEPTH} brackets")
+
+
+def _schema(name: str, value: Any, size: int) -> None:
+    """A schema, or what a schema is inside of."""
+    if isinstance(value, str):  # "json" is one of the things that are said instead of a schema
+        if size > limits.SCHEMA_BYTES and _is_over(value, limits.SCHEMA_BYTES):
+            raise _schema_too_large(name)
+        if value.count("[") + value.count("{") > limits.SCHEMA_DEPTH:
+            raise InvalidField(name, f"{name} must be an object, not a text")
+        return
+    if not isinstance(value, dict | list):
+        return
+    if size > limits.SCHEMA_BYTES and len(orjson.dumps(value)) > limits.SCHEMA_BYTES:
+        raise _schema_too_large(name)
+    depth = 0
+    level: list[Any] = [value]
+    while level:
+        depth += 1
+        if depth > limits.SCHEMA_DEPTH:
+            raise InvalidField(
+                name, f"the schema in {name} is nested deeper than {limits.SCHEMA_DEPTH} levels"
+            )
+        below: list[Any] = []
+        for each in level:
+            inner = each
+            if type(each) is dict:
+                pattern = each.get("pattern")
+                if isinstance(pattern, str) and _is_over(pattern, limits.PATTERN_BYTES):
+                    raise InvalidField(
+                        name, f"a pattern in {name} may have at most {limits.PATTERN_BYTES:,} bytes"
+                    )
+                inner = each.values()
+            below += [value for value in inner if type(value) is dict or type(value) is list]
+        level = below
+
+
+def _schema_too_large(name: str) -> InvalidField:
+    return InvalidField(name, f"the schema in {name} may have at most {limits.SCHEMA_BYTES >> 10} KiB")
+
+
+def _tools(name: str, value: Any, size: int) -> None:
+    if not isinstance(value, list):
+        return
+    if len(value) > limits.TOOLS:
+        raise InvalidField(name, f"{name} may have at most {limits.TOOLS} entries")
+    for number, tool in enumerate(value):
+        if not isinstance(tool, dict):
+            continue
+        place = f"{name}[{number}]"
+        for key in ("parameters", "input_schema"):
+            if key in tool:
+                _schema(f"{place}.{key}", tool[key], size)
+        function = tool.get("function")
+        if isinstance(function, dict) and "parameters" in function:
+            _schema(f"{place}.function.parameters", function["parameters"], size)
+
+
+def _options(name: str, value: Any, size: int) -> None:
+    """What the Ollama API keeps apart."""
+    if isinstance(value, dict):
+        for key in value.keys() & _CHECKED_OPTIONS:
+            _CHECKS[key](f"{name}.{key}", value[key], size)
+
+
+def _text(name: str, value: Any, size: int) -> None:
+    """Where the Responses API has its schema."""
+    if isinstance(value, dict) and "format" in value:
+        _schema(f"{name}.format", value["format"], size)
+
+
+def _is_over(text: str, most: int) -> bool:
+    """Whether it has more bytes in UTF-8."""
+    return len(text) > most or (len(text) * 4 > most and not text.isascii() and len(text.encode()) > most)
+
+
+_CHECKS: Mapping[str, _Check] = {
+    "messages": _length(limits.MESSAGES),
+    "tools": _tools,
+    "functions": _tools,
+    "n": _at_most(limits.CHOICES),
+    "n_cmpl": _at_most(limits.CHOICES),
+    "n_probs": _at_most(limits.PROBABILITIES),
+    "logprobs": _at_most(limits.PROBABILITIES),
+    "top_logprobs": _at_most(limits.PROBABILITIES),
+    "logit_bias": _length(limits.LOGIT_BIASES),
+    "stop": _stop,
+    "stop_sequences": _stop,
+    "grammar": _grammar,
+    "json_schema": _schema,
+    "response_format": _schema,
+    "format": _schema,
+    "output_config": _schema,
+    "output_format": _schema,
+    "text": _text,
+    "options": _options,
+}
+_CHECKED = frozenset(_CHECKS)
+_CHECKED_OPTIONS = _CHECKED - {"options", "text", "messages"}
