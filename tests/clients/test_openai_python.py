@@ -236,6 +236,18 @@ def test_no_key_is_needed_where_none_is_asked_for(client: OpenAI, open_site: Man
     assert answer.choices[0].message.content == WORDS
 
 
+def test_a_placeholder_for_a_key_will_do_there_too(client: OpenAI, open_site: Manager) -> None:
+    """The SDK insists on a key, so users of open servers are told to write anything."""
+    answer = client.with_options(api_key="ollama").chat.completions.create(model="words", messages=HELLO)
+    assert answer.choices[0].message.content == WORDS
+
+
+def test_a_recording_for_a_model_without_ears_is_a_bad_request(client: OpenAI) -> None:
+    recording = ("hello.wav", b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0", "audio/wav")
+    with pytest.raises(openai.BadRequestError, match="audio"):
+        client.audio.transcriptions.create(model="words", file=recording)
+
+
 def test_leaving_a_stream_frees_the_slot(client: OpenAI, site: Manager) -> None:
     with client.chat.completions.create(model="slow", messages=HELLO, stream=True, max_tokens=3000) as stream:
         next(iter(stream))
