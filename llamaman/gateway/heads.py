@@ -65,7 +65,6 @@ _ONCE = frozenset(
         b"access-control-request-method",
         b"access-control-request-private-network",
         b"authorization",
-        b"content-encoding",
         b"content-length",
         b"content-type",
         b"cookie",
@@ -80,8 +79,17 @@ _ONCE = frozenset(
         b"x-csrf-token",
     }
 )
-# Lists: what several proxies add to, one after the other.
-_JOINED = frozenset({b"access-control-request-headers", b"connection", b"forwarded", b"via", b"x-real-ip"})
+# Lists, which may be given in several lines: what proxies add to, one after the other, and codings.
+_JOINED = frozenset(
+    {
+        b"access-control-request-headers",
+        b"connection",
+        b"content-encoding",
+        b"forwarded",
+        b"via",
+        b"x-real-ip",
+    }
+)
 _PLAIN, _SINGLE, _LIST = 0, 1, 2
 _METHODS = {name.encode(): name for name in ("GET", "POST", "HEAD", "PUT", "DELETE", "PATCH", "OPTIONS")}
 
