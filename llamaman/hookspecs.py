@@ -280,7 +280,7 @@ def route_register(kernel: PluginKernel) -> Sequence[Route]:
     Thread: main, at boot
     Budget: none
     On error: the plugin has no routes and is shown as broken
-    Implemented by: api_anthropic, api_openai, cluster, recording
+    Implemented by: api_anthropic, api_ollama, api_openai, cluster, recording
     """
 
 
