@@ -41,5 +41,5 @@ bench: venv ## measure the front door against a direct connection and nginx
 	@$(RUN) benchmarks $(ARGS)
 
 clean: ## remove .venv, the demo's files and every cache
-	rm -rf .venv .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-clients .venv-clients.lock .demo dist build .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
