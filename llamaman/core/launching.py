@@ -284,6 +284,7 @@ class Launching:
         instance.engine = resolved.engine.name
         instance.engine_digest = resolved.engine.digest
         instance.notes = resolved.notes
+        instance.uses_gpu = resolved.uses_gpu
         instance.runtime = resolved.runtime.name
         instance.config_hash = resolved.config_hash
         self._reach.show(instance)

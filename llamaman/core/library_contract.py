@@ -32,6 +32,9 @@ class Library(Protocol):
     def preset(self, model_path: Path) -> Mapping[str, Any] | None:
         """Its saved launch options, or None."""
 
+    def projector(self, path: Path) -> Path | None:
+        """The projector (mmproj) that belongs to a scanned model, or None."""
+
     def facts(self, path: Path) -> ModelFacts:
         """What its header says. May read the file."""
 

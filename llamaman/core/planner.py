@@ -29,6 +29,7 @@ class Sources:
 
     :ivar gpu_present: whether an engine may use a GPU.
     :ivar memory_estimate: bytes that a model takes with these options, None when that is not known.
+    :ivar projector: the projector that belongs to a model, for launches that name none.
     :ivar web_ui: whether engines serve their own web page (setting ``instances.web_ui``).
     """
 
@@ -43,6 +44,7 @@ class Sources:
     allow_unlisted: Callable[[], bool]
     gpu_present: Callable[[Engine], bool]
     memory_estimate: Callable[[Path, Mapping[str, Any]], int | None]
+    projector: Callable[[Path], Path | None] = lambda path: None
     web_ui: Callable[[], bool] = lambda: False
 
 
@@ -56,6 +58,7 @@ class Resolved:
     flags: tuple[str, ...]
     notes: tuple[str, ...]
     config_hash: str
+    uses_gpu: bool
 
 
 def resolve(model_path: Path, overrides: Mapping[str, Any], sources: Sources) -> Resolved:
@@ -66,6 +69,8 @@ def resolve(model_path: Path, overrides: Mapping[str, Any], sources: Sources) ->
     :raises RuntimeLost: whether there is an engine cannot be known now.
     """
     options = launch.resolve(sources.preset(model_path) or {}, overrides)
+    if not options["mmproj"] and (projector := sources.projector(model_path)):
+        options["mmproj"] = str(projector)
     runtime, engine = runtime_choice.choose(options.get("engine"), sources.runtimes())
     flags = launch.to_flags(
         options,
@@ -73,7 +78,7 @@ def resolve(model_path: Path, overrides: Mapping[str, Any], sources: Sources) ->
         facts=sources.model_facts(model_path),
         model_file=sources.model_file,
         cores=os.cpu_count(),
-        gpu=sources.gpu_present(engine),
+        gpu=(gpu := sources.gpu_present(engine)),
         allow_unlisted=sources.allow_unlisted(),
         web_ui=sources.web_ui(),
     )
@@ -84,6 +89,7 @@ def resolve(model_path: Path, overrides: Mapping[str, Any], sources: Sources) ->
         flags=flags.tokens,
         notes=flags.notes,
         config_hash=_hash(model_path, options, engine),
+        uses_gpu=gpu and options["n_gpu_layers"] != 0,
     )
 
 

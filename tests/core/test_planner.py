@@ -75,6 +75,25 @@ def model(tmp_path: Path) -> Path:
     return path
 
 
+def test_the_projector_that_belongs_to_a_model_is_loaded_unless_another_is_named(model: Path) -> None:
+    own = model.with_name("mmproj-m.gguf")
+    known = replace(
+        sources(BINARY), projector=lambda path: own, model_file=lambda name: Path(name) if name else None
+    )
+    assert planner.resolve(model, {}, known).options["mmproj"] == str(own)
+    other = planner.resolve(model, {"mmproj": "other.gguf"}, known)
+    assert other.options["mmproj"] == "other.gguf"
+    assert planner.resolve(model, {}, sources(BINARY)).options["mmproj"] is None
+
+
+@pytest.mark.parametrize(
+    ("layers", "present", "uses"), [(-1, True, True), (0, True, False), (-1, False, False)]
+)
+def test_whether_a_launch_uses_a_gpu_is_known(model: Path, layers: int, present: bool, uses: bool) -> None:
+    given = replace(sources(BINARY), gpu_present=lambda engine: present)
+    assert planner.resolve(model, {"n_gpu_layers": layers}, given).uses_gpu is uses
+
+
 def test_explicit_options_win_over_the_preset_and_that_over_defaults(model: Path) -> None:
     preset = {"ctx_size": 2048, "parallel": 3, "note": "mine"}
     resolved = planner.resolve(model, {"parallel": 2}, sources(BINARY, preset=preset))
