@@ -29,6 +29,7 @@ class Instance:
     :ivar keep_alive_s: the idle time that a client asked for, which counts where a request has started it;
         ``math.inf`` for no end, None while nobody has asked.
     :ivar idle_s: the idle time that counts now; 0 for no end.
+    :ivar uses_gpu: whether its last launch put anything on a GPU; None before there was one.
     :ivar last_release: ``time.monotonic()`` seconds.
     :ivar unsettled: its record was read while its runtime was lost: nobody knows whether its engine runs.
     """
@@ -82,6 +83,7 @@ class Instance:
     unsettled: bool = False
     keep_alive_s: float | None = None
     idle_s: float = 0.0
+    uses_gpu: bool | None = None
 
     @property
     def expires(self) -> float | None:
@@ -170,6 +172,7 @@ class Instance:
             memory_estimate=self.memory_estimate,
             last_release=_epoch(self.last_release),
             expires=self.expires,
+            size_vram=0 if self.uses_gpu is False else None,
         )
 
     def document(self) -> dict[str, Any]:
