@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -16,29 +19,55 @@ from llamaman.gateway.meter import Meter
 from llamaman.gateway.sse import EventTooLarge, Splitter, iter_events
 from llamaman.gateway.upstream import Response
 
+#: Events that are parsed in one step, and those after which other streams have their turn.
+_AT_ONCE = 64
+_TURN = 256
+
 
 class EventStream:
-    """The events of one streamed answer, one at a time; progress, pings and ``[DONE]`` are swallowed."""
+    """The events of one streamed answer, one at a time; progress, pings and ``[DONE]`` are swallowed.
 
-    __slots__ = ("_meter", "_pending", "_splitter", "response")
+    A block may hold thousands of events, of an engine that was faster than its reader: they are parsed a few at a
+    time, and others get their turn in between.
+    """
+
+    __slots__ = ("_handed", "_left", "_meter", "_pending", "_splitter", "response")
 
     def __init__(self, response: Response, meter: Meter) -> None:
         self.response = response
         self._meter = meter
         self._splitter = Splitter()
+        self._left: Iterator[bytes] = iter(())
         self._pending: list[dict[str, Any]] = []
+        self._handed = 0
+
+    @property
+    def has_more(self) -> bool:
+        """Whether the next event has come already.
+
+        :raises UpstreamFailed: what has come makes no sense.
+        """
+        while not self._pending:
+            some = list(islice(self._left, _AT_ONCE))
+            if not some:
+                return False
+            self._pending = _parsed(some)
+            self._pending.reverse()
+        return True
 
     async def next(self) -> Chunk | Result:
         """The next event, or a Result at the complete end.
 
         :raises UpstreamError: the stream broke. :raises UpstreamFailed: it makes no sense.
         """
-        while not self._pending:
+        while not self.has_more:
             block = await self.response.read_block()
             if not block:
                 return Result(200, b"", at=time.time())
-            self._pending = parse_events(_whole_events(self._splitter, block))
-            self._pending.reverse()
+            self._left = iter_events(_whole_events(self._splitter, block))
+        self._handed += 1
+        if not self._handed % _TURN:
+            await asyncio.sleep(0)
         event = self._pending.pop()
         if "error" in event and "choices" not in event:
             return stream_error(event["error"])
@@ -58,8 +87,12 @@ def parse_events(block: bytes) -> list[dict[str, Any]]:
 
     :raises UpstreamFailed: an event is not a JSON object.
     """
+    return _parsed(iter_events(block))
+
+
+def _parsed(datas: Iterable[bytes]) -> list[dict[str, Any]]:
     events = []
-    for data in iter_events(block):
+    for data in datas:
         if data == b"[DONE]":
             continue
         try:

@@ -20,6 +20,8 @@ from llamaman.records import Identity, ModelView
 Send = Callable[[dict[str, Any]], Awaitable[None]]
 
 HEARTBEAT_S = 15.0
+#: Bytes that are collected at most before they are sent.
+HELD_BYTES = 64 << 10
 _BOOT = secrets.token_hex(4)
 _numbers = itertools.count(1)
 
@@ -29,6 +31,8 @@ class Exchange:
 
     __slots__ = (
         "_heartbeat",
+        "_held",
+        "_held_bytes",
         "_send",
         "began",
         "dialect",
@@ -73,6 +77,8 @@ class Exchange:
         self.task = request.task
         self._send = send
         self._heartbeat: asyncio.TimerHandle | None = None
+        self._held: list[bytes] = []
+        self._held_bytes = 0
 
     # --- sending -------------------------------------------------------------------------------------
 
@@ -91,6 +97,24 @@ class Exchange:
         self.wrote_content = True
         await self._send({"type": "http.response.body", "body": data, "more_body": True})
 
+    async def hold(self, data: bytes) -> None:
+        """Send bytes of a started answer at the next :meth:`flush`: a send costs more than a token's translation.
+
+        Who holds flushes before anything is waited for; the ends of an answer do so by themselves.
+        """
+        self._held.append(data)
+        self._held_bytes += len(data)
+        if self._held_bytes >= HELD_BYTES:
+            await self.flush()
+
+    async def flush(self) -> None:
+        """Send what is held."""
+        if self._held:
+            data = self._held[0] if len(self._held) == 1 else b"".join(self._held)
+            self._held.clear()
+            self._held_bytes = 0
+            await self.write(data)
+
     def push(self, data: bytes) -> bool:
         """Send a piece of a relayed stream at once; False when the client reads too slowly.
 
@@ -108,11 +132,13 @@ class Exchange:
 
     async def finish(self) -> None:
         """End a started answer."""
+        await self.flush()
         self.quiet()
         await self._send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def reply(self, reply: Reply) -> None:
         """Send a whole answer; as the last event of the stream when a heartbeat has begun one."""
+        await self.flush()
         self.quiet()
         if self.started:
             self.status = reply.status
@@ -127,6 +153,7 @@ class Exchange:
 
     async def fail(self, error: LlamaManError) -> None:
         """Tell the client about an error in its own dialect, in the stream if that has begun."""
+        await self.flush()
         self.quiet()
         answer = self.dialect.error(error, started=self.started)
         if isinstance(answer, bytes):

@@ -375,6 +375,11 @@ class Pipeline:
                 except StopIteration:
                     break
                 event = None
+                if isinstance(op, Emit):
+                    await exchange.hold(op.data)
+                    continue
+                if not (isinstance(op, Next) and stream and stream.has_more):
+                    await exchange.flush()  # what comes next may take its time
                 if isinstance(op, Call):
                     if op.mode == "stream":
                         if stream:
@@ -383,8 +388,6 @@ class Pipeline:
                         event, stream = await self._calls.begin_stream(exchange, op, grant, patch)
                     else:
                         event = await self._calls.call(exchange, op, grant, patch)
-                elif isinstance(op, Emit):
-                    await exchange.write(op.data)
                 elif isinstance(op, Next):
                     event = await stream.next() if stream else Result(200, b"")
                 elif isinstance(op, Reply):

@@ -129,3 +129,36 @@ def test_figures_are_read_from_streams_and_bodies() -> None:
 def test_a_body_that_is_no_json_is_nobodys_problem(body: bytes) -> None:
     for text in (body, b'"usage"' + body, b'{"timings":' + body):
         meter_body(Meter(), text)
+
+
+def test_a_long_block_is_handed_out_whole_and_others_get_their_turn_meanwhile() -> None:
+    texts = [str(number) for number in range(1000)]
+    turns = 0
+
+    async def others() -> None:
+        nonlocal turns
+        while True:
+            turns += 1
+            await asyncio.sleep(0)
+
+    async def main() -> list[dict[str, Any]]:
+        beside = asyncio.create_task(others())
+        events, _, _ = await _all([sse(*map(delta, texts))])
+        beside.cancel()
+        return events
+
+    assert asyncio.run(main()) == [delta(text) for text in texts]
+    assert turns >= 4
+
+
+def test_it_is_known_whether_the_next_event_has_come() -> None:
+    async def main() -> None:
+        stream = EventStream(Blocks([sse(delta("a"), delta("b")) + b":\n\ndata: [DONE]\n\n"]), Meter())  # type: ignore[arg-type] # the same
+        assert not stream.has_more
+        await stream.next()
+        assert stream.has_more
+        await stream.next()
+        assert not stream.has_more, "pings and [DONE] are none"
+        assert isinstance(await stream.next(), Result)
+
+    asyncio.run(main())
