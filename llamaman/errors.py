@@ -138,6 +138,13 @@ class UnsupportedMediaType(LlamaManError):
     code = "unsupported_media_type"
 
 
+class CrashingRequest(LlamaManError):
+    """A request under which an engine crashed a short while ago."""
+
+    status = 422
+    code = "crashing_request"
+
+
 class TooManyRequests(LlamaManError):
     """Too many attempts, or too many at a time; ``retry_after`` says when to try again."""
 

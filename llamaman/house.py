@@ -24,8 +24,8 @@ from llamaman.core.parts import Parts
 from llamaman.core.ports import PortPool
 from llamaman.dashboard.server import DashboardServer
 from llamaman.errors import LlamaManError, ModelUnavailable, PluginError
+from llamaman.gateway import crash_notes, refusals
 from llamaman.gateway import pipeline as gateway
-from llamaman.gateway import refusals
 from llamaman.gateway.admin_socket import prepare_runtime_dir, socket_path
 from llamaman.gateway.dialect import Dialect
 from llamaman.gateway.doors import InstanceDoors
@@ -102,6 +102,7 @@ class House:
                 request_timeout_s=config.request_timeout,
                 record=self._records.put,
                 observe=self._metrics.observe,
+                blamed=crash_notes.recorder(kernel.events, kernel.audit),
                 media=self._media,
             )
         )

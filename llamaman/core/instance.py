@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from llamaman.core.crash import Guest
 from llamaman.core.engine_client import EngineClient
 from llamaman.records import REST_STATUS, UNKNOWN, Address, EngineFacts, Exit, Handle, InstanceView, State
 
@@ -32,6 +33,8 @@ class Instance:
     :ivar uses_gpu: whether its last launch put anything on a GPU; None before there was one.
     :ivar last_release: ``time.monotonic()`` seconds.
     :ivar unsettled: its record was read while its runtime was lost: nobody knows whether its engine runs.
+    :ivar inside: what its engine works on; a request that was abandoned stays for a moment longer.
+    :ivar excused: whether somebody else answers for its last crash.
     """
 
     id: str
@@ -84,6 +87,8 @@ class Instance:
     keep_alive_s: float | None = None
     idle_s: float = 0.0
     uses_gpu: bool | None = None
+    inside: list[Guest] = field(default_factory=list)
+    excused: bool = False
 
     @property
     def expires(self) -> float | None:

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Coroutine
 from typing import Any
 
-from llamaman.core import fetching
+from llamaman.core import crash, fetching
 from llamaman.core import messages as m
 from llamaman.core.errands import Errands
 from llamaman.core.instance import STILL, Instance
@@ -336,6 +336,8 @@ class Supervisor:
         if instance.state is State.STOPPING or instance.handle is None:
             return  # the stop reports its own exit
         instance.last_exit = exit_
+        guilty = crash.culprit(exit_, instance.inside)  # now: they leave as soon as they see that it is gone
+        instance.excused = guilty is not None and guilty.blamed(instance)
         if instance.client:
             instance.client.abort()
         self._background(self._errands.diagnose(instance.generation, exit_))
@@ -360,8 +362,10 @@ class Supervisor:
             return
         if instance.ready_at and time.time() - instance.ready_at > STEADY_S:
             instance.restarts = 0
-        if instance.options.get("restart_policy") != "on-failure" or instance.restarts >= MOST_RESTARTS:
-            self._s.breaker.death(instance.config_hash, news.cause, time.monotonic())
+        given_up = instance.restarts >= MOST_RESTARTS
+        if given_up or instance.options.get("restart_policy") != "on-failure":
+            if given_up or not instance.excused:
+                self._s.breaker.death(instance.config_hash, news.cause, time.monotonic())
             self._fail(news.cause)
             return
         pause = min(FIRST_BACKOFF_S * 2**instance.restarts, LONGEST_BACKOFF_S)

@@ -60,7 +60,7 @@ class EngineCalls:
         mode = call.mode
         if mode == "assemble" and _is_brief(call, grant.instance):
             mode = "plain"
-        response = await self._open(grant, call, mode, patch)
+        response = await self._open(exchange, grant, call, mode, patch)
         try:
             if mode == "plain" or response.status != 200:
                 answer = await response.read_all(MAX_ANSWER)
@@ -85,7 +85,7 @@ class EngineCalls:
         self, exchange: Exchange, call: Call, grant: Grant, patch: Mapping[str, Any]
     ) -> tuple[Event, EventStream | None]:
         """Begin a call in ``stream`` mode: its first event, and the stream unless it was refused."""
-        response = await self._open(grant, call, "stream", patch)
+        response = await self._open(exchange, grant, call, "stream", patch)
         if response.status != 200:
             return _result(response, await response.read_all(MAX_ANSWER)), None
         stream = EventStream(response, exchange.meter)
@@ -95,7 +95,9 @@ class EngineCalls:
             self.done_with(response, grant)
             raise
 
-    async def _open(self, grant: Grant, call: Call, mode: str, patch: Mapping[str, Any]) -> Response:
+    async def _open(
+        self, exchange: Exchange, grant: Grant, call: Call, mode: str, patch: Mapping[str, Any]
+    ) -> Response:
         headers = [(b"authorization", b"Bearer " + grant.instance.api_key)]
         body = call.body
         if body:
@@ -104,6 +106,7 @@ class EngineCalls:
                 body = patched(body, {**call.patch, **patch, **_BY_MODE[mode]})
         if call.compressed:
             headers.append((b"accept-encoding", b"gzip"))
+        grant.enter(exchange)
         return await grant.client.request(
             call.method,
             call.path.encode(),

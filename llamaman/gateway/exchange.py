@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import replace
 from typing import Any, Literal
 
+from llamaman.core.instance import Instance
 from llamaman.errors import LlamaManError, Unauthorized
 from llamaman.gateway.dialect import SSE_HEADERS, Dialect, Headers, Intent, Phase, Reply
 from llamaman.gateway.meter import Meter
@@ -43,6 +44,7 @@ class Exchange:
         "intent",
         "meter",
         "model",
+        "on_blame",
         "path",
         "phase",
         "queued_s",
@@ -74,6 +76,8 @@ class Exchange:
         self.status = 0
         self.stream = False
         self.ended_by: LlamaManError | None = None
+        #: Asked when an engine crashed that worked on nothing else; says whether somebody answers for it.
+        self.on_blame: Callable[[Exchange, Instance], bool] | None = None
         self.task = request.task
         self._send = send
         self._heartbeat: asyncio.TimerHandle | None = None
@@ -204,6 +208,10 @@ class Exchange:
         self.ended_by = reason
         if self.task and not self.task.done():
             self.task.cancel()
+
+    def blamed(self, instance: Instance) -> bool:
+        """An engine crashed that worked on nothing else. Whether somebody answers for it."""
+        return self.on_blame is not None and self.on_blame(self, instance)
 
     def client_left(self) -> None:
         """Callback of the connection."""

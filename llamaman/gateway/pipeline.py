@@ -20,6 +20,7 @@ from llamaman.core.demand import Demand
 from llamaman.core.hooks import Hooks
 from llamaman.core.instance import Instance
 from llamaman.core.library_contract import Library
+from llamaman.core.readiness import probe
 from llamaman.errors import (
     EngineDied,
     Forbidden,
@@ -31,7 +32,8 @@ from llamaman.errors import (
     UpstreamTimeout,
 )
 from llamaman.gateway.affinity import conversation
-from llamaman.gateway.body_guard import check_head, read_json, without_slot
+from llamaman.gateway.body_guard import ON_LOOP, check_head, read_json, without_slot
+from llamaman.gateway.crash_notes import Blamed, nobody_is_told
 from llamaman.gateway.dialect import (
     Call,
     Calls,
@@ -55,6 +57,7 @@ from llamaman.gateway.exchange import Exchange, Exchanges, Send
 from llamaman.gateway.limits import ClientGone
 from llamaman.gateway.media import Media
 from llamaman.gateway.overrides import sampling_overrides
+from llamaman.gateway.poison import Poison, digest
 from llamaman.gateway.pool import Grant, Pools, Wish, lease_of
 from llamaman.gateway.request import Request
 from llamaman.gateway.request_checks import (
@@ -73,6 +76,8 @@ log = logging.getLogger("llamaman.gateway")
 
 _SUSPICIOUS_FAILURES = 3
 _EXIT_NOTICED_S = 0.2
+_ANSWER_S = 2.0
+_EXIT_TOLD_S = 5.0
 _CAUSE_FOUND_S = 1.0
 _HOOK_DEADLINE_S = 5.0
 
@@ -130,6 +135,7 @@ class Parts:
     """What the pipeline works with.
 
     :ivar observe: told of every request for a model that is over, refused ones included; it must not block.
+    :ivar blamed: told of a request that was alone in an engine when that crashed.
     """
 
     identify: Identify
@@ -142,6 +148,7 @@ class Parts:
     record: Callable[[ForwardRecord], None]
     media: Media = field(default_factory=Media)
     observe: Callable[[Exchange], None] = _unobserved
+    blamed: Blamed = nobody_is_told
 
 
 class Pipeline:
@@ -151,6 +158,7 @@ class Pipeline:
         self._p = parts
         self.exchanges = Exchanges()
         self._calls = EngineCalls(parts.request_timeout_s, parts.registry.suspect)
+        self._poison = Poison()
 
     async def handle(
         self,
@@ -175,6 +183,7 @@ class Pipeline:
             authorise(identity, level, require_auth=parts.require_auth())
             raw, body = b"", {}
             if route.body != "none":
+                self._poison.check_key(identity.key_id, time.monotonic())
                 check_head(head.named)
                 raw = await read_body(request, route.limit)
                 if route.body == "json":
@@ -183,6 +192,7 @@ class Pipeline:
                         raw = without_slot(raw, body)
                 if level is Access.INFERENCE:
                     raw = await parts.media.settle(raw, body, route, request)
+                    await self._check_crashes(head.path, raw)
             own = self._own_instance(exchange)
             models = parts.library.models()
             answer = dialect.open(
@@ -275,6 +285,7 @@ class Pipeline:
     async def _infer(self, exchange: Exchange, intent: Intent, own: Instance | None) -> None:
         parts = self._p
         exchange.intent = intent
+        exchange.on_blame = self._blame
         exchange.stream = intent.stream
         model = resolve(parts.library, intent, own, exchange.identity)
         exchange.model = model
@@ -436,6 +447,9 @@ class Pipeline:
             if exchange.wrote_content or error.kind == "protocol":
                 return UpstreamFailed(f"the engine broke the connection ({error.kind})")
             return None
+        if instance.last_exit is None and _runs_on(grant):
+            self._p.registry.suspect(instance)
+            return UpstreamFailed("the engine broke the connection and no longer answers")
         if instance.state in (State.STOPPING, State.STOPPED, State.SLEEPING):
             return ModelUnavailable(f"the instance was stopped: {instance.reason}", retry_after=5)
         if exchange.wrote_content:
@@ -447,16 +461,44 @@ class Pipeline:
     async def _outlived(self, grant: Grant) -> bool:
         """Whether the engine is still there after a broken connection.
 
-        Its exit and the cause reach the supervisor within milliseconds of the reset, but not before it.
+        The exit of a process reaches the supervisor within milliseconds of the reset, that of a container later. A
+        request that ends engines must not be sent to the next one, so in doubt this one is not there.
         """
         instance = grant.instance
-        waited = 0.0
-        while instance.generation == grant.generation and instance.state is State.READY:
-            if waited >= (_EXIT_NOTICED_S if instance.last_exit is None else _CAUSE_FOUND_S):
-                return instance.last_exit is None
-            await asyncio.sleep(0.02)
-            waited += 0.02
+
+        def is_over() -> bool:
+            return instance.last_exit is not None or not _runs_on(grant)
+
+        if not await _within(_EXIT_NOTICED_S, is_over):
+            if await probe(grant.client, _ANSWER_S) and not is_over():
+                return True
+            await _within(_EXIT_TOLD_S, is_over)
+        await _within(_CAUSE_FOUND_S, lambda: instance.last_exit is None or not _runs_on(grant))
         return False
+
+    # --- requests that end engines -------------------------------------------------------------------
+
+    async def _check_crashes(self, path: str, raw: bytes) -> None:
+        if raw and self._poison.knows_bodies(time.monotonic()):
+            known_by = (
+                digest(path, raw) if len(raw) <= ON_LOOP else await asyncio.to_thread(digest, path, raw)
+            )
+            self._poison.check_body(known_by, time.monotonic())
+
+    def _blame(self, exchange: Exchange, instance: Instance) -> bool:
+        """An engine crashed that worked on nothing else. Whether a key answers for it."""
+        intent, key_id = exchange.intent, exchange.identity.key_id
+        now = time.monotonic()
+        if intent and intent.request and (raw := intent.request.raw):
+            if len(raw) <= ON_LOOP:
+                self._poison.add_body(digest(exchange.path, raw), now)
+            else:
+                computed = asyncio.get_running_loop().run_in_executor(None, digest, exchange.path, raw)
+                computed.add_done_callback(lambda known_by: self._poison.add_body(known_by.result(), now))
+        if key_id:
+            self._poison.add_crash(key_id, now)
+        self._p.blamed(exchange, instance)
+        return key_id is not None
 
     def _record(self, exchange: Exchange) -> None:
         meter = exchange.meter
@@ -488,6 +530,22 @@ class Pipeline:
                 error=error.message if error else None,
             )
         )
+
+
+def _runs_on(grant: Grant) -> bool:
+    """Whether nobody knows of an end of the engine that was granted."""
+    return grant.instance.generation == grant.generation and grant.instance.state is State.READY
+
+
+async def _within(seconds: float, condition: Callable[[], bool]) -> bool:
+    """Wait for it; False when it does not come true."""
+    waited = 0.0
+    while not condition():
+        if waited >= seconds:
+            return False
+        await asyncio.sleep(0.02)
+        waited += 0.02
+    return True
 
 
 def _home(intent: Intent) -> str | None:

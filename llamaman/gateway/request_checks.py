@@ -54,11 +54,15 @@ async def read_body(request: Request, limit: int) -> bytes:
     try:
         return await request.read_body(limit)
     except BodyTooLarge:
-        raise PayloadTooLarge(f"the request body is over the limit of {limit >> 20} MiB") from None
+        raise PayloadTooLarge(f"the request body is over the limit of {_size(limit)}") from None
     except BodyTooSlow:
         raise InvalidRequest("the request body arrived too slowly") from None
     except BufferFull:
         raise ModelUnavailable("too many large requests at once; try again", retry_after=1) from None
+
+
+def _size(limit: int) -> str:
+    return f"{limit >> 20} MiB" if limit >= 1 << 20 else f"{limit >> 10} KiB"
 
 
 def allowed(models: tuple[ModelView, ...], identity: Identity) -> tuple[ModelView, ...]:

@@ -139,7 +139,7 @@ class Handler(BaseHTTPRequestHandler):
             "/v1/health": {"status": "ok"},
             "/v1/models": {"object": "list", "data": [{"id": STATE.alias, "object": "model"}]},
             "/props": {
-                "total_slots": 1,
+                "total_slots": int(STATE.get("slots", 1)),
                 "default_generation_settings": {"n_ctx": 4096},
                 "model_path": STATE.model,
             },
@@ -162,6 +162,9 @@ class Handler(BaseHTTPRequestHandler):
             STATE.active += 1
             number = STATE.requests
         try:
+            if STATE.kind == "crash_on_word" and str(STATE.settings.get("word", "poison")).encode() in raw:
+                time.sleep(STATE.get("after_ms", 0) / 1000)
+                crash()
             self.infer(json.loads(raw or b"{}"), number)
         except (BrokenPipeError, ConnectionResetError):
             log("I srv          stop: cancel task, id_task = 1")

@@ -15,7 +15,7 @@ from typing import Final
 _SERVER = Path(__file__).with_name("temper_server.py")
 
 #: kind -> what it does, and the settings it takes (all optional; times in milliseconds).
-#: Every kind also takes ``load_ms`` (503 until then), ``first_token_ms``, ``chunk_ms`` and ``tokens``.
+#: Every kind also takes ``load_ms`` (503 until then), ``first_token_ms``, ``chunk_ms``, ``tokens`` and ``slots``.
 KINDS: Final[dict[str, str]] = {
     "polite": "does what it should; a fast stand-in",
     "never_ready": "answers 503 'Loading model' for ever",
@@ -25,6 +25,7 @@ KINDS: Final[dict[str, str]] = {
     "ignores_sigterm": "answers, but only SIGKILL ends it",
     "hangs": "accepts inference requests and never answers them; /health stays 200",
     "crash_on_request": "kills itself on the nth inference request: nth=1, signal='SIGSEGV'",
+    "crash_on_word": "kills itself on a request with a word in it: word='poison', after_ms=0, signal='SIGSEGV'",
 }
 
 _DEFAULTS: Final[dict[str, dict[str, object]]] = {

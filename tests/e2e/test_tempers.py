@@ -73,7 +73,7 @@ def test_a_request_whose_engine_dies_under_it_is_not_tried_on_the_next_engine(
 
 
 def test_a_model_that_keeps_crashing_is_given_up_in_the_end(tempered: Callable[..., Manager]) -> None:
-    manager = tempered("crash_on_request")
+    manager = tempered("crash_on_request", signal="SIGKILL")
     instance = manager.launch("tiny", restart_policy="never")
     assert manager.chat("tiny").status == 503
     manager.until(lambda: manager.instance(instance["id"])["status"] == "failed", "the failure")

@@ -56,6 +56,7 @@ class Engine:
     """
 
     behave: Callable[[str, asyncio.StreamWriter], Awaitable[None]]
+    is_healthy: bool = True
     busy: int = 0
     seen: list[str] = field(default_factory=list)
     bodies: list[dict[str, Any]] = field(default_factory=list)
@@ -69,6 +70,11 @@ class Engine:
                 length = next((int(x[15:]) for x in lines if x.lower().startswith("content-length:")), 0)
                 body = await reader.readexactly(length)
                 path = lines[0].split(" ")[1]
+                if path == "/health":
+                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" if self.is_healthy else b"")
+                    if not self.is_healthy:
+                        return
+                    continue
                 self.seen.append(path)
                 self.bodies.append(json.loads(body) if body else {})
                 self.busy += 1
