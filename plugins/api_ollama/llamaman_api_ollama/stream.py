@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Literal
 
 from llamaman_api_ollama.errors import Told
@@ -86,7 +87,13 @@ def read_completion(event: Mapping[str, Any]) -> Delta:
 
 def moment(at: float) -> str:
     """RFC 3339 in UTC, of epoch seconds."""
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return f"{_second(int(at))}.{int(at % 1 * 1e6):06d}Z"
+
+
+@lru_cache(maxsize=8)
+def _second(at: int) -> str:
+    """All but the fraction: formatting a time was a sixth of what a line of a stream cost."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%S")
 
 
 def answer(
