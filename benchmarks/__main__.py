@@ -15,7 +15,18 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from benchmarks import columns, containers, cycles, doors, llamaman_proc, load, report, startup
+from benchmarks import (
+    columns,
+    containers,
+    cycles,
+    dialects,
+    doors,
+    hammered,
+    llamaman_proc,
+    load,
+    report,
+    startup,
+)
 from llamaman.testing import processes
 from llamaman.testing.visitor import NoForm
 
@@ -25,7 +36,15 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 FAILURES = (processes.NotReady, llamaman_proc.ManagerError, load.LoadError, NoForm)
 DOORS = ("auth", "storm", "logins", "revoke")
-ONLY = (*(scenario.name for scenario in columns.SCENARIOS), "startup", *DOORS, "containers", "cycles")
+ONLY = (
+    *(scenario.name for scenario in columns.SCENARIOS),
+    "startup",
+    "dialects",
+    "hammered",
+    *DOORS,
+    "containers",
+    "cycles",
+)
 
 
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
@@ -86,6 +105,8 @@ def main(argv: Sequence[str]) -> int:
         _say(f"the benchmark could not be run: {problem}")
         return 2
     started = part("startup", lambda: startup.measure(2 if wish.quick else 5))
+    spoken = part("dialects", lambda: dialects.measure(rounds, seconds, _say))
+    knocked = part("hammered", lambda: hammered.measure(rounds, _say))
     locked = part("auth", lambda: doors.auth(rounds, seconds, _say))
     stormy = part("storm", lambda: doors.logins_at_once(rounds, max(3.0, seconds), _say))
     logins = part("logins", lambda: doors.refused_logins(10 if wish.quick else 40, _say))
@@ -96,6 +117,7 @@ def main(argv: Sequence[str]) -> int:
     if "startup" in parts:
         rows += report.startup_rows(started)
     for name, more in (
+        ("hammered", hammered.rows(knocked)),
         ("auth", report.auth_rows(locked)),
         ("storm", report.storm_rows(stormy)),
         ("logins", report.login_rows(logins)),
@@ -105,8 +127,13 @@ def main(argv: Sequence[str]) -> int:
         rows += more if name in parts else []
     if rows:
         sys.stdout.write(report.table(rows) + "\n")
+    if spoken is not None:
+        sys.stdout.write(f"\n{dialects.text(spoken)}\n\n")
     if started is not None and started.refused_with:
         sys.stdout.write(f"statuses before the first answer: {', '.join(map(str, started.refused_with))}\n")
+    if knocked is not None:
+        answers = ", ".join(f"{times} x {what}" for what, times in sorted(hammered.told(knocked).items()))
+        sys.stdout.write(f"management beside 400 streams: {answers}\n")
     for where, weather in _weather(stormy):
         told = (*sorted(weather.statuses.items()), *sorted(weather.errors.items()))
         answers = ", ".join(f"{times} x {what}" for what, times in told)
@@ -122,6 +149,8 @@ def main(argv: Sequence[str]) -> int:
     sys.stdout.write(f"at the end: {report.machine_facts()}\n")
     measured: dict[str, DataclassInstance | None] = {
         "startup": started,
+        "dialects": spoken,
+        "hammered": knocked,
         "auth": locked,
         "storm": stormy,
         "logins": logins,

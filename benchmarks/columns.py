@@ -88,9 +88,8 @@ SCENARIOS = (
 def open_columns(stack: contextlib.ExitStack, folder: Path) -> tuple[list[Column], dict[str, str]]:
     """Start what stands beside LlamaMan; ``stack`` ends it. Also: why a column is left out, by its name."""
     missing: dict[str, str] = {}
-    upstream, front = processes.free_ports(2)
-    _start_standin(stack, folder, upstream)
-    columns = [Column(DIRECT, upstream, {})]
+    columns = [open_direct(stack, folder)]
+    front, upstream = processes.free_ports(1)[0], columns[0].port
     binary = nginx_proxy.find()
     if binary is None:
         missing[NGINX] = "nginx is not installed"
@@ -101,6 +100,16 @@ def open_columns(stack: contextlib.ExitStack, folder: Path) -> tuple[list[Column
     if reason is not None:
         missing[LLAMAMAN] = reason
     return columns, missing
+
+
+def open_direct(stack: contextlib.ExitStack, folder: Path) -> Column:
+    """Start the stand-in alone; ``stack`` ends it.
+
+    :raises processes.NotReady: it does not come up.
+    """
+    port = processes.free_ports(1)[0]
+    _start_standin(stack, folder, port)
+    return Column(DIRECT, port, {})
 
 
 def _start_standin(stack: contextlib.ExitStack, folder: Path, port: int) -> None:
@@ -120,7 +129,14 @@ def open_llamaman(stack: contextlib.ExitStack, folder: Path) -> Column:
     :raises processes.NotReady: it does not come up.
     :raises llamaman_proc.ManagerError: it does not launch the model.
     """
-    manager = stack.enter_context(llamaman_proc.prepare(folder))
+    return launched(stack.enter_context(llamaman_proc.prepare(folder)))
+
+
+def launched(manager: llamaman_proc.Manager) -> Column:
+    """Give a running manager room for all streams.
+
+    :raises llamaman_proc.ManagerError: it does not launch the model.
+    """
     for _ in range(2):  # llama.cpp has at most 256 sequences a server, so 400 streams need two
         llamaman_proc.launch(manager, STREAMS // 2)
     return Column(LLAMAMAN, manager.proxy_port, {"Authorization": f"Bearer {manager.inference_key}"})

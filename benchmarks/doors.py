@@ -232,23 +232,29 @@ def _lag(manager: Manager, seconds: float, wind: storm.Storm | None) -> _Probed:
 
     waiting = threading.Thread(target=wait)
     waiting.start()
-    lags: list[float] = []
     time.sleep(max(0.0, wind.at - 0.05 - time.monotonic()) if wind else 0.0)
     begun = time.monotonic()
+    lags = lag(manager, lambda: over.is_set() and time.monotonic() - begun >= seconds)
+    waiting.join()
+    return _Probed(lags, weather[0] if weather else None)
+
+
+def lag(manager: Manager, over: Callable[[], bool]) -> list[float]:
+    """Milliseconds until /health is answered, asked every 5 ms on one connection until it is over."""
+    lags: list[float] = []
     request = f"GET /health HTTP/1.1\r\nHost: 127.0.0.1:{manager.port}\r\n\r\n".encode()
     with contextlib.closing(
         Request(manager.port, "GET", "/health", headers={"Connection": "keep-alive"}).sock
     ) as line:
         line.recv(65536)
-        while not over.is_set() or time.monotonic() - begun < seconds:
+        while not over():
             asked = time.perf_counter()
             line.sendall(request)
             line.recv(65536)
-            lag = time.perf_counter() - asked
-            lags.append(lag * 1000)
-            time.sleep(max(0.0, PROBE_S - lag))
-    waiting.join()
-    return _Probed(lags, weather[0] if weather else None)
+            took = time.perf_counter() - asked
+            lags.append(took * 1000)
+            time.sleep(max(0.0, PROBE_S - took))
+    return lags
 
 
 class _Memory:

@@ -30,7 +30,7 @@ from typing import Any, Literal
 import httptools
 
 Mode = Literal["calls", "paced"]
-_PATTERN = b"data: "
+EVENT = "data: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +51,8 @@ class Job:
     stagger: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     host: str = "127.0.0.1"
+    pattern: str = EVENT
+    """What each event of a stream has once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +72,10 @@ class Result:
     connects: int
     """Connections opened; more than the job's means that the other side did not keep them."""
     errors: dict[str, int]
+    gap_p50: float | None = None
+    """Between an event (or some that came together) and the next one of its stream; of paced jobs alone."""
+    gap_p99: float | None = None
+    gap_max: float | None = None
 
     @property
     def answers_per_second(self) -> float:
@@ -121,8 +127,11 @@ class Client:
         "begun",
         "events",
         "fd",
+        "gaps",
         "keep",
+        "last",
         "parser",
+        "pattern",
         "request",
         "rest",
         "seen",
@@ -132,8 +141,11 @@ class Client:
         "tail",
     )
 
-    def __init__(self, request: bytes) -> None:
+    def __init__(self, request: bytes, pattern: str = EVENT, gaps: list[float] | None = None) -> None:
         self.request = request
+        self.pattern = pattern.encode()
+        self.gaps = gaps  # milliseconds between events; null: nobody wants them
+        self.last = 0.0
         self.state: Literal["idle", "connecting", "waiting", "answered", "over"] = "idle"
         self.fd = -1
         self.sock: socket.socket | None = None
@@ -148,16 +160,22 @@ class Client:
 
     def on_body(self, body: bytes) -> None:
         """Count the events that begin in these bytes, or between the last ones and these."""
-        found = body.count(_PATTERN)
+        pattern = self.pattern
+        found = body.count(pattern)
         if self.tail:
-            found += (self.tail + body[: len(_PATTERN) - 1]).count(_PATTERN)
+            found += (self.tail + body[: len(pattern) - 1]).count(pattern)
         if found and not self.seen:
             self.seen = time.perf_counter()
+        if found and self.gaps is not None:
+            now = time.perf_counter()
+            if self.last:
+                self.gaps.append((now - self.last) * 1000)
+            self.last = now
         self.events += found
-        if body.endswith(b"\n\n"):
+        if body.endswith(b"\n\n") or len(pattern) == 1:
             self.tail = b""
         else:
-            self.tail = (self.tail + body)[1 - len(_PATTERN) :]
+            self.tail = (self.tail + body)[1 - len(pattern) :]
 
     def on_message_complete(self) -> None:
         """The answer is whole; the parser forgets what it said of the connection once this returns."""
@@ -176,6 +194,7 @@ class Generator:
         self._measuring = False
         self._latencies: list[float] = []
         self._ttfts: list[float] = []
+        self._gaps: list[float] = []
         self._errors: dict[str, int] = {}
         self._events = 0
         self._answers = 0
@@ -190,9 +209,10 @@ class Generator:
         job = self._job
         requests = [_request(job, body) for body in job.bodies]
         step = job.stagger / job.connections
+        gaps = self._gaps if job.mode == "paced" else None
         start = time.perf_counter()
         waiting = [
-            (start + step * number, number, Client(requests[number % len(requests)]))
+            (start + step * number, number, Client(requests[number % len(requests)], job.pattern, gaps))
             for number in range(job.connections)
         ]
         heapq.heapify(waiting)
@@ -228,6 +248,9 @@ class Generator:
             cpu=(time.process_time() - cpu) / elapsed,
             connects=self._connects,
             errors=self._errors,
+            gap_p50=percentile(self._gaps, 0.50),
+            gap_p99=percentile(self._gaps, 0.99),
+            gap_max=max(self._gaps, default=None),
         )
 
     def _connect(self, client: Client) -> None:

@@ -84,7 +84,7 @@ def startup_rows(startup: Startup | None) -> list[Row]:
     ]
 
 
-def _own(
+def own_row(
     title: str,
     unit: str,
     value: float | None,
@@ -109,10 +109,10 @@ def auth_rows(locked: Locked | None) -> list[Row]:
     if locked is None:
         return [Row(title, "", {}, None, ">= 0.9")]
     return [
-        _own("small calls, require_auth on", "req/s", locked.on),
-        _own("small calls, require_auth off", "req/s", locked.off),
-        _own(title, "", locked.ratio, at_least=0.9, errors=locked.errors),
-        _own("the same, by processor time", "", locked.processor),
+        own_row("small calls, require_auth on", "req/s", locked.on),
+        own_row("small calls, require_auth off", "req/s", locked.off),
+        own_row(title, "", locked.ratio, at_least=0.9, errors=locked.errors),
+        own_row("the same, by processor time", "", locked.processor),
     ]
 
 
@@ -124,15 +124,15 @@ def storm_rows(stormy: Stormy | None) -> list[Row]:
         missing = ((memory, "MB", "<= 200 MB"), (streams, "%", "<= 10 %"), (lag, "ms", "<= 50 ms"))
         return [Row(title, unit, {}, None, target) for title, unit, target in missing]
     return [
-        _own(memory, "MB", stormy.memory_mb, at_most=200),
-        _own("loop lag, idle, p99", "ms", stormy.idle_lag_p99),
-        _own("loop lag, idle, longest", "ms", stormy.idle_lag_max),
-        _own(lag, "ms", stormy.lag_p99, at_most=50),
-        _own("the same, longest", "ms", stormy.lag_max, at_most=50),
-        _own("until the last was answered", "s", stormy.answered_s),
-        _own(f"{STREAMS} streams alone", "chunks/s", stormy.chunks_before),
-        _own(f"{STREAMS} streams beside the logins", "chunks/s", stormy.chunks_during),
-        _own(streams, "%", 100 * stormy.loss, at_most=10),
+        own_row(memory, "MB", stormy.memory_mb, at_most=200),
+        own_row("loop lag, idle, p99", "ms", stormy.idle_lag_p99),
+        own_row("loop lag, idle, longest", "ms", stormy.idle_lag_max),
+        own_row(lag, "ms", stormy.lag_p99, at_most=50),
+        own_row("the same, longest", "ms", stormy.lag_max, at_most=50),
+        own_row("until the last was answered", "s", stormy.answered_s),
+        own_row(f"{STREAMS} streams alone", "chunks/s", stormy.chunks_before),
+        own_row(f"{STREAMS} streams beside the logins", "chunks/s", stormy.chunks_during),
+        own_row(streams, "%", 100 * stormy.loss, at_most=10),
     ]
 
 
@@ -142,16 +142,16 @@ def login_rows(logins: Logins | None) -> list[Row]:
     if logins is None:
         return [Row(title, "%", {}, None, "<= 10 %")]
     return [
-        _own("refused login, known user", "ms", logins.known),
-        _own("refused login, unknown user", "ms", logins.unknown),
-        _own(title, "%", 100 * logins.apart, at_most=10),
+        own_row("refused login, known user", "ms", logins.known),
+        own_row("refused login, unknown user", "ms", logins.unknown),
+        own_row(title, "%", 100 * logins.apart, at_most=10),
     ]
 
 
 def revoke_rows(revoked: Revoked | None) -> list[Row]:
     """How long a stream outlives its credential."""
     return [
-        _own(title, "s", value, at_most=1)
+        own_row(title, "s", value, at_most=1)
         for title, value in (
             ("key revoked to stream's end", revoked.key if revoked else None),
             ("user disabled to stream's end", revoked.user if revoked else None),
@@ -165,11 +165,11 @@ def wake_rows(wakes: Wakes | None) -> list[Row]:
     if wakes is None:
         return [Row(start, "ms", {}, None, "<= 50 ms"), Row(byte, "ms", {}, None, "<= 60 ms")]
     return [
-        _own(start, "ms", wakes.to_start, at_most=50),
-        _own(f"the same, worst of {wakes.count}", "ms", wakes.to_start_worst),
-        _own(byte, "ms", wakes.to_byte, at_most=60),
-        _own(f"the same, worst of {wakes.count}", "ms", wakes.to_byte_worst),
-        _own("that request on the ready engine", "ms", wakes.own),
+        own_row(start, "ms", wakes.to_start, at_most=50),
+        own_row(f"the same, worst of {wakes.count}", "ms", wakes.to_start_worst),
+        own_row(byte, "ms", wakes.to_byte, at_most=60),
+        own_row(f"the same, worst of {wakes.count}", "ms", wakes.to_byte_worst),
+        own_row("that request on the ready engine", "ms", wakes.own),
     ]
 
 

@@ -7,7 +7,8 @@ LLAMA_API_KEY, and that a client that closes or half-closes its connection ends 
 never queues: slots are shown, not enforced.
 
 A request's body chooses the behaviour: ``max_tokens`` (default 8) is the number of tokens, and a
-``standin`` object may hold ``pace_ms`` (time between tokens, default 0 = as fast as the socket takes them)
+``standin`` object (or, behind a translation that lets no such field through, the text of the last message after
+:data:`WISH`) may hold ``pace_ms`` (time between tokens, default 0 = as fast as the socket takes them)
 and ``burst`` (tokens handed to one ``send`` at full speed, default 4; each is its own HTTP chunk and event
 whatever the burst).
 
@@ -28,11 +29,14 @@ import socket
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 from benchmarks import standin_flags, standin_shapes
 from benchmarks.standin_shapes import Answers, StreamParts
 
 DEFAULT_TOKENS = 8
+#: What the last message begins with when it says how to answer; JSON follows.
+WISH = "standin: "
 DEFAULT_BURST = 4
 _READ = select.EPOLLIN | select.EPOLLRDHUP
 _PUBLIC = (b"/health", b"/v1/health")
@@ -189,7 +193,7 @@ class Server:
         try:
             request = json.loads(body)
             tokens = _tokens(request)
-            wish = request.get("standin") or {}
+            wish = request.get("standin") or _told(request)
             pace, burst = float(wish.get("pace_ms", 0)) / 1000, max(1, int(wish.get("burst", DEFAULT_BURST)))
         except (ValueError, TypeError, AttributeError) as problem:
             self._send(
@@ -315,6 +319,20 @@ def _tokens(request: dict[str, object]) -> int:
         if isinstance(value, int) and value > 0:
             return value
     return DEFAULT_TOKENS
+
+
+def _told(request: dict[str, Any]) -> dict[str, Any]:
+    """What the last message asks of the stand-in; nothing where it is a message like any other."""
+    messages = request.get("messages")
+    if not isinstance(messages, list) or not messages or not isinstance(messages[-1], dict):
+        return {}
+    content = messages[-1].get("content")
+    if isinstance(content, list) and content and isinstance(content[0], dict):
+        content = content[0].get("text")
+    if not isinstance(content, str) or not content.startswith(WISH):
+        return {}
+    told: dict[str, Any] = json.loads(content.removeprefix(WISH))
+    return told
 
 
 def _bearer(data: bytes, lowered: bytes) -> bytes:
