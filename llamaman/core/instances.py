@@ -265,15 +265,20 @@ class Instances:
         known = self._roster.of_path(model.path)
         if known:
             return bool(known[0].options.get("embedding_model"))
-        preset = self._p.sources.preset(model.path)
-        return bool(preset and preset.get("embedding_model"))
+        preset = self._p.sources.preset(model.path) or {}
+        return bool(preset.get("embedding_model", model.embedding))
 
     def preset_saved(self, model: str) -> None:
-        """Apply to the instances of a model what a saved preset may change without a relaunch."""
+        """Apply to the instances of a model what a saved preset may change without a relaunch.
+
+        What it names counts from now on, in place of what the launch said: whoever saves it means these instances.
+        """
         for instance in self._roster.all():
             if instance.model != model:
                 continue
             preset = self._p.sources.preset(instance.model_path) or {}
+            said_now = launch.LIVE & preset.keys()
+            instance.overrides = {k: v for k, v in instance.overrides.items() if k not in said_now}
             wanted = launch.resolve(preset, instance.overrides)
             live = {name: wanted[name] for name in launch.LIVE}
             instance.options = {**instance.options, **live}

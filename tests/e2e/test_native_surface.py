@@ -219,6 +219,20 @@ def test_embeddings_and_scores_by_model(plain_manager: Manager) -> None:
     assert refused.status == 400
 
 
+def test_a_model_for_embeddings_generates_nothing_and_is_not_started_for_it(plain_manager: Manager) -> None:
+    manager = plain_manager
+    write_tiny_model(manager.models / "mean.gguf", embedding=True)
+    manager.manage("POST", "/api/models/rescan")
+    bodies = {path: body for path, (body, _) in GENERATING.items()}
+    bodies |= {"/v1/messages": HELLO, "/upstream/mean/completion": WORDS, "/api/chat": HELLO}
+    for path, body in bodies.items():
+        answer = call(
+            manager.proxy_port, "POST", path, key=manager.inference_key, body={**body, "model": "mean"}
+        )
+        assert answer.status == 400, f"{path}: {answer.text}"
+    assert manager.instances() == []
+
+
 def test_a_body_is_kept_when_a_client_offers_another_protocol(plain_manager: Manager) -> None:
     manager = plain_manager
     manager.launch("tiny")

@@ -1,0 +1,92 @@
+"""What a saved preset changes for instances that run, and what it leaves for their next launch."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from llamaman.core import launch
+
+from .fake_runtime import World
+
+#: The documented list of what applies without a relaunch, each with a value that is not its default.
+LIVE: Mapping[str, Any] = {
+    "idle_timeout_min": 7,
+    "max_concurrent": 3,
+    "max_queue_depth": 9,
+    "share_queue": True,
+    "proxy_sampling_override_enabled": True,
+    "proxy_sampling_temperature": 0.1,
+    "proxy_sampling_top_k": 5,
+    "proxy_sampling_top_p": 0.2,
+    "proxy_sampling_presence_penalty": 0.3,
+    "proxy_sampling_repeat_penalty": 1.4,
+}
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path)
+
+
+def play(world: World, story: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def main() -> None:
+        async with world.manager():
+            await story()
+            await world.rest()
+        assert not world.loop_errors
+
+    asyncio.run(asyncio.wait_for(main(), 30))
+
+
+def save(world: World, preset: Mapping[str, Any]) -> None:
+    world.presets[world.models["alpha"].path] = preset
+    world.instances.preset_saved("alpha")
+
+
+def test_it_counts_in_place_of_what_the_launch_said(world: World) -> None:
+    async def story() -> None:
+        everything = {**launch.defaults(), "ctx_size": 2048}  # as a launch form sends it
+        made = await world.launch("alpha", **everything)
+        save(world, {**LIVE, "ctx_size": 512, "note": "mine"})
+        options = world.get(made.id).options
+        assert {name: options[name] for name in LIVE} == LIVE
+        assert options["ctx_size"] == 2048, "that needs a relaunch"
+        await world.restart(made.id)
+        options = world.get(made.id).options
+        assert {name: options[name] for name in LIVE} == LIVE, "and a restart does not take it back"
+        assert options["ctx_size"] == 2048, "which the launch had said"
+
+    play(world, story)
+
+
+def test_what_it_does_not_name_stays_as_it_was_launched(world: World) -> None:
+    async def story() -> None:
+        made = await world.launch("alpha", max_concurrent=2)
+        save(world, {"idle_timeout_min": 7})
+        assert world.get(made.id).options["max_concurrent"] == 2
+        save(world, {})
+        assert world.get(made.id).options["max_concurrent"] == 2
+        assert world.get(made.id).options["idle_timeout_min"] == 0, "which only the preset had said"
+
+    play(world, story)
+
+
+def test_a_model_that_is_made_for_embeddings_runs_as_one_unless_somebody_says_otherwise(world: World) -> None:
+    world.models["alpha"] = model = replace(world.models["alpha"], embedding=True)
+
+    async def story() -> None:
+        assert world.instances.is_embedding(model)
+        world.presets[model.path] = {"embedding_model": False}
+        assert not world.instances.is_embedding(model)
+        world.presets[model.path] = {"ctx_size": 512}
+        assert world.instances.is_embedding(model)
+        await world.launch("alpha")
+        assert not world.instances.is_embedding(model), "as it was launched"
+
+    play(world, story)
