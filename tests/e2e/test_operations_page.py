@@ -22,25 +22,22 @@ from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
+import typed_pages
+from typed_pages import section
 
 from llamaman.testing import processes
-from llamaman.testing.manager import Manager, command
+from llamaman.testing.manager import Manager
 
-PAGE = (Path(__file__).parents[2] / "docs" / "operations.md").read_text(encoding="utf-8")
+PAGE = typed_pages.page("operations.md")
 TITLE = "From nothing to a chat answer, from the terminal"
 MODEL = "smollm2-135m-instruct.q4_1"
 PASSWORD = "correct horse battery staple"
 CLIENT = "127.0.0.9"  # not the address of the proxy, which is trusted
 
 
-def section(title: str) -> str:
-    (found,) = (part for part in re.split(r"^## ", PAGE, flags=re.MULTILINE) if part.startswith(f"{title}\n"))
-    return found
-
-
 def blocks(title: str, language: str) -> list[str]:
     """The fenced blocks of a section in one language."""
-    return re.findall(rf"^```{language}\n(.*?)^```", section(title), re.DOTALL | re.MULTILINE)
+    return typed_pages.blocks(section(PAGE, title), language)
 
 
 # --- from nothing to a chat answer ------------------------------------------------------------------------
@@ -52,9 +49,7 @@ def home(tmp_path: Path, tiny_model: Path) -> Path:
     folder = tmp_path / "home"
     (folder / "models").mkdir(parents=True)
     shutil.copy(tiny_model, folder / "models" / f"{MODEL}.gguf")
-    (folder / "bin").mkdir()
-    (folder / "bin" / "llamaman").write_text(f'#!/bin/sh\nexec {" ".join(command())} "$@"\n')
-    (folder / "bin" / "llamaman").chmod(0o755)
+    typed_pages.add_program(folder / "bin")
     return folder
 
 
@@ -94,25 +89,14 @@ def test_the_page_leads_from_nothing_to_a_chat_answer(home: Path, environment: d
         )
         for block in shown
     ]
-    mark = "--- block ends ---"
-    script = "set -e\n" + f"\necho '{mark}'\n".join(typed)
-    bash = subprocess.Popen(
-        ["bash", "-c", script],
-        cwd=home,
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-    )
+    bash = typed_pages.start_typing(typed, home, environment)
     try:
         out, err = bash.communicate(timeout=120)
     finally:
         stop_serving(home)
     log = (home / "llamaman.log").read_text(errors="replace")
     assert bash.returncode == 0, f"{out}\n{err}\n{log}"
-    parts = out.split(f"{mark}\n")
+    parts = typed_pages.shown_by_block(out)
     assert json.loads(parts[0]) == {"status": "ok"}
     assert re.search(r"^admin +admin +active", parts[1], re.MULTILINE), parts[1]
     assert "inference" in parts[2]
