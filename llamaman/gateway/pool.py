@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
@@ -150,13 +150,14 @@ _Starter = tuple[str | None, Launcher]
 class Pool:
     """The queue of one model."""
 
-    __slots__ = ("_ensuring", "_fleet", "_homes", "_path", "_tickets", "_timeout_s")
+    __slots__ = ("_ensuring", "_fleet", "_homes", "_path", "_tickets", "_timeout_s", "_waiting")
 
     def __init__(self, fleet: Fleet, path: Path, timeout_s: float) -> None:
         self._fleet = fleet
         self._path = path
         self._timeout_s = timeout_s
         self._tickets: deque[_Ticket] = deque()
+        self._waiting: Counter[str | None] = Counter()  # tickets by the instance that they wait for
         self._ensuring: dict[_Starter, asyncio.Task[None]] = {}
         self._homes = Homes()
 
@@ -177,12 +178,12 @@ class Pool:
         instances = self._candidates(wish.only)
         if delay := _delay(instances):
             raise delay
-        depth = max((int(i.options.get("max_queue_depth") or 0) for i in instances), default=0)
-        if len(self._tickets) >= (depth or DEFAULT_QUEUE_DEPTH):
+        if self._is_full(instances):
             raise QueueFull("request queue full", retry_after=1)
         loop = asyncio.get_running_loop()
         ticket = _Ticket(loop.create_future(), wish)
         self._tickets.append(ticket)
+        self._waiting[wish.only] += 1
         self._arm(ticket)
         self.show()
         try:
@@ -199,6 +200,7 @@ class Pool:
             if ticket.timer:
                 ticket.timer.cancel()
             self._tickets.remove(ticket)
+            self._waiting[wish.only] -= 1
             self.show()
             self.pump()  # it may have stood in the way of those behind it
 
@@ -209,9 +211,20 @@ class Pool:
 
     def show(self) -> None:
         """Write the queue's length where the card of each instance reads it."""
-        waiting = len(self._tickets)
         for instance in self._fleet.of_model(self._path):
-            instance.queued = waiting
+            instance.queued = self._waiting_for(instance)
+
+    def _waiting_for(self, instance: Instance) -> int:
+        return self._waiting[None] + self._waiting[instance.id]
+
+    def _is_full(self, instances: Collection[Instance]) -> bool:
+        """Whether as many wait for each of these as may, not counting those that find a free slot."""
+        if not instances:
+            return len(self._tickets) >= DEFAULT_QUEUE_DEPTH
+        alive = [i for i in instances if i.state in _ALIVE]
+        return all(
+            self._waiting_for(i) >= _depth(i) + max(0, i.capacity - i.active) for i in alive or instances
+        )
 
     # --- granting ------------------------------------------------------------------------------------
 
@@ -278,7 +291,10 @@ class Pool:
         return ModelUnavailable(f"model '{instance.model}' was stopped: {instance.reason}", retry_after=5)
 
     def _choose(self, wish: Wish, awaited: Collection[str] = ()) -> Instance | None:
-        """The least busy instance with room for it, or the one that knows its conversation unless that is busier."""
+        """The least busy instance with room for it, or the one that knows its conversation unless that is busier.
+
+        Of equally busy ones the one that was not used for longest, so that conversations have a cache each.
+        """
         best: Instance | None = None
         home = self._homes.of(wish.home) if wish.home else None
         at_home: Instance | None = None
@@ -292,7 +308,7 @@ class Pool:
                 continue
             if instance.id == home:
                 at_home = instance
-            if best is None or instance.active < best.active:
+            if best is None or _busyness(instance) < _busyness(best):
                 best = instance
         if at_home and best and at_home.active - best.active <= CLEARLY_BUSIER:
             return at_home
@@ -376,6 +392,15 @@ class Pool:
                 f"no slot came free within {self._timeout_s:g} s (REQUEST_TIMEOUT); try again", retry_after=5
             )
         )
+
+
+def _busyness(instance: Instance) -> tuple[int, float]:
+    return instance.active, instance.last_release or 0.0
+
+
+def _depth(instance: Instance) -> int:
+    depth = instance.options.get("max_queue_depth")
+    return DEFAULT_QUEUE_DEPTH if depth is None else int(depth)
 
 
 def _starter(ticket: _Ticket) -> _Starter:

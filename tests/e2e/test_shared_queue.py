@@ -75,3 +75,24 @@ def test_with_it_a_request_to_an_instance_that_sleeps_is_served_by_one_that_is_a
     assert answer.status == 200, answer.text
     assert served(manager) == {sleeper["id"]: 0, awake["id"]: 1}
     assert manager.instance(sleeper["id"])["status"] == "sleeping"
+
+
+def test_conversations_that_take_turns_find_their_prompts_in_the_cache_of_an_instance_each(
+    manager: Manager,
+) -> None:
+    instances = [manager.launch("tiny", cache_ram=0)["id"] for _ in range(2)]
+    talks = {who: [{"role": "user", "content": f"{who} asks. " * 40}] for who in ("one", "other")}
+
+    def cached(who: str) -> tuple[int, int]:
+        answer = manager.chat("tiny", messages=talks[who], max_tokens=2, temperature=0).json()
+        talks[who] += [answer["choices"][0]["message"], {"role": "user", "content": "and then?"}]
+        usage = answer["usage"]
+        return usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"]
+
+    before = {who: cached(who)[0] for who in talks}
+    for _ in range(2):
+        for who in talks:
+            tokens, found = cached(who)
+            assert found >= before[who] - 1, "all of the turns before"
+            before[who] = tokens
+    assert served(manager) == dict.fromkeys(instances, 3)

@@ -81,6 +81,23 @@ def test_a_conversation_goes_back_to_where_it_was() -> None:
     asyncio.run(story())
 
 
+def test_conversations_that_take_turns_have_an_instance_each() -> None:
+    async def story() -> None:
+        fleet = Fleet()
+        fleet.add(), fleet.add()
+        served: dict[str, set[str]] = {"mine": set(), "yours": set()}
+        for _ in range(3):
+            for talk, where in served.items():
+                grant = fleet.try_now(home=talk)
+                assert grant
+                where.add(grant.instance.id)
+                grant.release()
+        assert sorted(map(len, served.values())) == [1, 1]
+        assert served["mine"] != served["yours"]
+
+    asyncio.run(story())
+
+
 def test_unless_that_one_is_clearly_busier() -> None:
     async def story() -> None:
         fleet = Fleet()

@@ -341,10 +341,76 @@ def test_a_full_queue_refuses_with_429(run: Run) -> None:
 def test_without_a_limit_of_its_own_200_may_wait(run: Run) -> None:
     async def main() -> None:
         fleet = Fleet()
-        fleet.add(max_queue_depth=0)
+        fleet.add()
         await fleet.ask()
         for _ in range(200):
             fleet.ask_soon()
+        await turns()
+        with pytest.raises(QueueFull):
+            await fleet.ask()
+
+    run(main())
+
+
+def test_where_nobody_may_wait_a_free_slot_is_given_and_a_busy_one_is_a_429(run: Run) -> None:
+    async def main() -> None:
+        fleet = Fleet()
+        fleet.add(max_queue_depth=0)
+        grant = await fleet.ask()
+        with pytest.raises(QueueFull):
+            await fleet.ask()
+        grant.release()
+        (await fleet.ask()).release()
+
+    run(main())
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+def test_those_whom_a_sleeping_instance_will_have_slots_for_take_no_place_in_its_queue(
+    run: Run, depth: int
+) -> None:
+    async def main() -> None:
+        fleet = Fleet()
+        fleet.add(state=State.SLEEPING, slots=2, max_queue_depth=depth)
+        fleet.may_start.clear()
+        waiting = [fleet.ask_soon() for _ in range(5)]
+        await turns()
+        refused = [task for task in waiting if task.done()]
+        assert len(refused) == 5 - 2 - depth
+        assert all(isinstance(task.exception(), QueueFull) for task in refused)
+        fleet.may_start.set()
+        for task in waiting[: 2 + depth]:
+            (await task).release()
+        assert fleet.starts == [None]
+
+    run(main())
+
+
+def test_a_full_queue_of_one_port_turns_nobody_away_from_another(run: Run) -> None:
+    async def main() -> None:
+        fleet = Fleet()
+        full, free = fleet.add(max_queue_depth=1), fleet.add(max_queue_depth=1)
+        held = await fleet.ask(only=full.id)
+        waiting = fleet.ask_soon(only=full.id)
+        await turns()
+        assert (full.queued, free.queued) == (1, 0), "nobody waits for the other one"
+        with pytest.raises(QueueFull):
+            await fleet.ask(only=full.id)
+        (await fleet.ask(only=free.id)).release()
+        (await fleet.ask()).release()
+        held.release()
+        (await waiting).release()
+
+    run(main())
+
+
+def test_an_instance_that_is_stopped_has_no_queue_to_wait_in(run: Run) -> None:
+    async def main() -> None:
+        fleet = Fleet()
+        fleet.add(max_queue_depth=1)
+        fleet.add(state=State.STOPPED)
+        await fleet.ask()
+        fleet.ask_soon()
         await turns()
         with pytest.raises(QueueFull):
             await fleet.ask()
