@@ -229,17 +229,14 @@ class House:
 
     async def close(self) -> None:
         """The reverse of :meth:`open`."""
-        self._metrics.lag.stop()
-        for task in (self._calm, self._preload):
-            if task:
-                task.cancel()
+        await _step("background work", self._end_background())
         kernel = self._kernel
         jobs = asyncio.create_task(asyncio.to_thread(kernel.jobs.stop))  # no client waits for a long job
         ending = ModelUnavailable("LlamaMan is ending; try again", retry_after=10)
         asyncio.get_running_loop().call_later(SHUTDOWN_GRACE_S, self._pipeline.exchanges.end_all, ending)
         await _step("answers", self._listeners.shutdown(SHUTDOWN_GRACE_S + LAST_WORDS_S))
         await _step("jobs", jobs)
-        self._media.close()
+        await _step("media", asyncio.to_thread(self._media.close))
         # A boot that failed half-way leaves what it adopted to the next one.
         await _step("instances", kernel.instances.shutdown(stop_engines=self._serving))
         for notifier in (self._records, self._transitions):
@@ -253,6 +250,12 @@ class House:
                 await _step(f"runtime {runtime.name}", asyncio.to_thread(close))
         await _step("sessions", asyncio.to_thread(kernel.accounts.sessions.flush))
         await _step("audit log", asyncio.to_thread(kernel.audit.close))
+
+    async def _end_background(self) -> None:
+        for task in (self._calm, self._preload):
+            if task:
+                task.cancel()
+        self._metrics.lag.stop()
 
     def _tell_plugins(self, instance: Instance, previous: State | None) -> None:
         self._transitions.put(
@@ -384,6 +387,7 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
             allow_unlisted=lambda: settings.get("launch.allow_unlisted_args"),
             gpu_present=lambda engine: runtime_choice.has_gpu(engine, gpu_present()),
             memory_estimate=library.memory_estimate,
+            projector=library.projector,
             web_ui=lambda: bool(settings.get("instances.web_ui")),
         ),
         runtimes=kernel.runtimes,

@@ -49,6 +49,9 @@ def test_engines_are_stopped_even_when_every_earlier_step_fails(caplog: pytest.L
     for name, value in {
         "_kernel": kernel,
         "_calm": None,
+        "_preload": None,
+        "_media": Broken(),
+        "_metrics": SimpleNamespace(lag=Broken()),
         "_listeners": SimpleNamespace(shutdown=broken_shutdown),
         "_pipeline": SimpleNamespace(exchanges=SimpleNamespace(end_all=lambda reason: None)),
         "_records": Broken(),
