@@ -20,19 +20,17 @@ from llamaman.core.demand import Demand
 from llamaman.core.hooks import Hooks
 from llamaman.core.instance import Instance
 from llamaman.core.library_contract import Library
-from llamaman.core.readiness import probe
 from llamaman.errors import (
-    EngineDied,
     Forbidden,
     LlamaManError,
     ModelUnavailable,
     NotFound,
     PluginError,
     UpstreamFailed,
-    UpstreamTimeout,
 )
 from llamaman.gateway.affinity import conversation
-from llamaman.gateway.body_guard import ON_LOOP, check_head, read_json, without_slot
+from llamaman.gateway.body_guard import check_head, read_json, without_slot
+from llamaman.gateway.broken_engines import BrokenEngines
 from llamaman.gateway.crash_notes import Blamed, nobody_is_told
 from llamaman.gateway.dialect import (
     Call,
@@ -57,7 +55,6 @@ from llamaman.gateway.exchange import Exchange, Exchanges, Send
 from llamaman.gateway.limits import ClientGone
 from llamaman.gateway.media import Media
 from llamaman.gateway.overrides import sampling_overrides
-from llamaman.gateway.poison import Poison, digest
 from llamaman.gateway.pool import Grant, Pools, Wish, lease_of
 from llamaman.gateway.request import Request
 from llamaman.gateway.request_checks import (
@@ -70,15 +67,10 @@ from llamaman.gateway.request_checks import (
     resolve,
 )
 from llamaman.gateway.upstream import UpstreamError
-from llamaman.records import NOBODY, ForwardCall, ForwardRecord, Identity, InstanceView, ModelView, State
+from llamaman.records import NOBODY, ForwardCall, ForwardRecord, Identity, InstanceView, ModelView
 
 log = logging.getLogger("llamaman.gateway")
 
-_SUSPICIOUS_FAILURES = 3
-_EXIT_NOTICED_S = 0.2
-_ANSWER_S = 2.0
-_EXIT_TOLD_S = 5.0
-_CAUSE_FOUND_S = 1.0
 _HOOK_DEADLINE_S = 5.0
 
 
@@ -158,7 +150,7 @@ class Pipeline:
         self._p = parts
         self.exchanges = Exchanges()
         self._calls = EngineCalls(parts.request_timeout_s, parts.registry.suspect)
-        self._poison = Poison()
+        self._broken = BrokenEngines(parts.registry, parts.request_timeout_s, parts.blamed)
 
     async def handle(
         self,
@@ -183,7 +175,7 @@ class Pipeline:
             authorise(identity, level, require_auth=parts.require_auth())
             raw, body = b"", {}
             if route.body != "none":
-                self._poison.check_key(identity.key_id, time.monotonic())
+                self._broken.check_key(identity)
                 check_head(head.named)
                 raw = await read_body(request, route.limit)
                 if route.body == "json":
@@ -192,7 +184,7 @@ class Pipeline:
                         raw = without_slot(raw, body)
                 if level is Access.INFERENCE:
                     raw = await parts.media.settle(raw, body, route, request)
-                    await self._check_crashes(head.path, raw)
+                    await self._broken.check_body(head.path, raw)
             own = self._own_instance(exchange)
             models = parts.library.models()
             answer = dialect.open(
@@ -285,7 +277,7 @@ class Pipeline:
     async def _infer(self, exchange: Exchange, intent: Intent, own: Instance | None) -> None:
         parts = self._p
         exchange.intent = intent
-        exchange.on_blame = self._blame
+        exchange.on_blame = self._broken.blame
         exchange.stream = intent.stream
         model = resolve(parts.library, intent, own, exchange.identity)
         exchange.model = model
@@ -308,7 +300,7 @@ class Pipeline:
                 await self._serve(exchange, intent, model, grant)
                 return
             except UpstreamError as error:
-                failure = await self._diagnose(exchange, grant, error)
+                failure = await self._broken.diagnose(exchange, grant, error)
                 if failure is None and not replaced and not exchange.wrote_content:
                     replaced = True
                     continue
@@ -432,74 +424,6 @@ class Pipeline:
         raise_reject(outcome)
         return dict(outcome) if isinstance(outcome, Mapping) else {}
 
-    async def _diagnose(self, exchange: Exchange, grant: Grant, error: UpstreamError) -> LlamaManError | None:
-        """What a broken upstream means: None when the request may be sent once more."""
-        if error.kind == "silent":
-            self._p.registry.suspect(grant.instance)
-            return UpstreamTimeout(
-                f"the engine was silent for {self._p.request_timeout_s:g} s (REQUEST_TIMEOUT)"
-            )
-        instance = grant.instance
-        if await self._outlived(grant):
-            instance.failures += 1
-            if instance.failures >= _SUSPICIOUS_FAILURES:
-                self._p.registry.suspect(instance)
-            if exchange.wrote_content or error.kind == "protocol":
-                return UpstreamFailed(f"the engine broke the connection ({error.kind})")
-            return None
-        if instance.last_exit is None and _runs_on(grant):
-            self._p.registry.suspect(instance)
-            return UpstreamFailed("the engine broke the connection and no longer answers")
-        if instance.state in (State.STOPPING, State.STOPPED, State.SLEEPING):
-            return ModelUnavailable(f"the instance was stopped: {instance.reason}", retry_after=5)
-        if exchange.wrote_content:
-            return EngineDied("the engine ended in the middle of this answer")
-        if instance.state is State.FAILED:
-            return self._p.registry.unavailable(instance)
-        return EngineDied(f"the engine ended: {instance.reason}", retry_after=5)
-
-    async def _outlived(self, grant: Grant) -> bool:
-        """Whether the engine is still there after a broken connection.
-
-        The exit of a process reaches the supervisor within milliseconds of the reset, that of a container later. A
-        request that ends engines must not be sent to the next one, so in doubt this one is not there.
-        """
-        instance = grant.instance
-
-        def is_over() -> bool:
-            return instance.last_exit is not None or not _runs_on(grant)
-
-        if not await _within(_EXIT_NOTICED_S, is_over):
-            if await probe(grant.client, _ANSWER_S) and not is_over():
-                return True
-            await _within(_EXIT_TOLD_S, is_over)
-        await _within(_CAUSE_FOUND_S, lambda: instance.last_exit is None or not _runs_on(grant))
-        return False
-
-    # --- requests that end engines -------------------------------------------------------------------
-
-    async def _check_crashes(self, path: str, raw: bytes) -> None:
-        if raw and self._poison.knows_bodies(time.monotonic()):
-            known_by = (
-                digest(path, raw) if len(raw) <= ON_LOOP else await asyncio.to_thread(digest, path, raw)
-            )
-            self._poison.check_body(known_by, time.monotonic())
-
-    def _blame(self, exchange: Exchange, instance: Instance) -> bool:
-        """An engine crashed that worked on nothing else. Whether a key answers for it."""
-        intent, key_id = exchange.intent, exchange.identity.key_id
-        now = time.monotonic()
-        if intent and intent.request and (raw := intent.request.raw):
-            if len(raw) <= ON_LOOP:
-                self._poison.add_body(digest(exchange.path, raw), now)
-            else:
-                computed = asyncio.get_running_loop().run_in_executor(None, digest, exchange.path, raw)
-                computed.add_done_callback(lambda known_by: self._poison.add_body(known_by.result(), now))
-        if key_id:
-            self._poison.add_crash(key_id, now)
-        self._p.blamed(exchange, instance)
-        return key_id is not None
-
     def _record(self, exchange: Exchange) -> None:
         meter = exchange.meter
         instance = self._p.registry.get(exchange.instance_id) if exchange.instance_id else None
@@ -530,22 +454,6 @@ class Pipeline:
                 error=error.message if error else None,
             )
         )
-
-
-def _runs_on(grant: Grant) -> bool:
-    """Whether nobody knows of an end of the engine that was granted."""
-    return grant.instance.generation == grant.generation and grant.instance.state is State.READY
-
-
-async def _within(seconds: float, condition: Callable[[], bool]) -> bool:
-    """Wait for it; False when it does not come true."""
-    waited = 0.0
-    while not condition():
-        if waited >= seconds:
-            return False
-        await asyncio.sleep(0.02)
-        waited += 0.02
-    return True
 
 
 def _home(intent: Intent) -> str | None:
