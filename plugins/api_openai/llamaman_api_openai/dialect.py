@@ -132,9 +132,10 @@ class OpenAI:
 
     def error(self, error: LlamaManError, *, started: bool) -> Reply | bytes:
         """OpenAI's error object; inside a stream as its last event."""
-        body = json.dumps({"error": faults.told(error)}, ensure_ascii=False).encode()
+        told = faults.told(error)
         if started:
-            return b"data: " + body + b"\n\n"
+            return faults.event(told)
+        body = _dump({"error": told})
         headers = list(JSON_HEADERS)
         if error.retry_after is not None:
             headers.append((b"retry-after", str(error.retry_after).encode()))
@@ -192,6 +193,8 @@ def _pass_on(request: Request, intent: Intent, model: ModelView) -> Serving:
     patch = fields.slot(request)
     if path == CHAT:
         patch |= fields.thinking(body)
+    elif path == RESPONSES_TOKENS:
+        patch |= responses.conversation(body)
     mode: Literal["relay", "assemble", "plain"] = "plain"
     if intent.stream:
         mode = "relay"
@@ -237,7 +240,7 @@ def _respond(request: Request, intent: Intent, model: ModelView, lease: Lease) -
     elif answer.final is None:
         failed = event if event.status >= 400 else Result(502, _dump({"error": _ENDED}))
         if began:
-            yield Emit(b"data: " + failed.body + b"\n\n")
+            yield Emit(faults.event(faults.read(failed.body)))
         else:
             yield faults.answer(failed)
 

@@ -6,6 +6,7 @@ Clients try again after a 5xx; llama-server answers with one, although the reque
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from llamaman import JSON_HEADERS, LlamaManError, Reply, Result
@@ -44,6 +45,22 @@ def told(error: LlamaManError) -> dict[str, Any]:
     }
 
 
+def event(error: Mapping[str, Any]) -> bytes:
+    """An error object as the last event of a stream, which is an ``error`` event of the Responses API, too."""
+    told = {**error, "type": "error", "error": error}
+    return b"data: " + json.dumps(told, ensure_ascii=False).encode() + b"\n\n"
+
+
+def read(body: bytes) -> dict[str, Any]:
+    """The error object of an engine's body; one that says so where there is none."""
+    return _object(body) or {
+        "message": "the engine failed",
+        "type": "server_error",
+        "param": None,
+        "code": None,
+    }
+
+
 def answer(result: Result) -> Reply:
     """The engine's answer; where it blames the wrong side, that is put right."""
     if result.status not in (500, 501):
@@ -60,8 +77,13 @@ def answer(result: Result) -> Reply:
 
 def _message(body: bytes) -> str:
     """The message of an error of llama-server."""
-    try:
-        message = json.loads(body)["error"]["message"]
-    except (ValueError, LookupError, TypeError):  # not its error object, but something in between
-        return ""
+    message = _object(body).get("message")
     return message if isinstance(message, str) else ""
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(body)["error"]
+    except (ValueError, LookupError, TypeError):  # not llama-server's, but something in between
+        return {}
+    return found if isinstance(found, dict) else {}

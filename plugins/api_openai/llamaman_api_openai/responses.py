@@ -44,9 +44,21 @@ def check(body: dict[str, Any]) -> None:
         raise InvalidField("input", "input must not be empty")
 
 
+def conversation(body: dict[str, Any]) -> dict[str, Any]:
+    """The input where the engine would not know one of its items: an assistant's turn needs no type at OpenAI's."""
+    items = body.get("input")
+    if not isinstance(items, list) or not any(map(_is_untyped_turn, items)):
+        return {}
+    return {"input": [{**item, "type": "message"} if _is_untyped_turn(item) else item for item in items]}
+
+
+def _is_untyped_turn(item: object) -> bool:
+    return isinstance(item, dict) and item.get("role") == "assistant" and item.get("type") is None
+
+
 def patch(body: dict[str, Any]) -> dict[str, Any]:
     """What is laid over a body for the engine, which does not read ``text.format`` or ``reasoning.effort``."""
-    laid: dict[str, Any] = dict(fields.thinking(body))
+    laid: dict[str, Any] = fields.thinking(body) | conversation(body)
     text = body.get("text")
     shape = text.get("format") if isinstance(text, dict) else None
     if isinstance(shape, dict) and shape.get("type") == "json_schema":

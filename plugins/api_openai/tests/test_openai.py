@@ -231,7 +231,12 @@ def test_an_error_is_openais_object(error: LlamaManError, kind: str) -> None:
     assert json.loads(reply.body) == {
         "error": {"message": error.message, "type": kind, "param": error.field, "code": error.code}
     }
-    assert DIALECT.error(error, started=True) == b"data: " + reply.body + b"\n\n"
+    late = DIALECT.error(error, started=True)
+    assert isinstance(late, bytes)
+    event = json.loads(late.removeprefix(b"data: "))
+    told = json.loads(reply.body)["error"]
+    assert event["error"] == told, "what clients of chat completions look for"
+    assert event == {**told, "type": "error", "error": told}, "an error event of the Responses API as well"
 
 
 def test_a_caller_without_a_key_is_told_how_to_send_one() -> None:

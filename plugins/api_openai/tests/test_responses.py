@@ -254,7 +254,9 @@ def test_a_stream_that_breaks_off_ends_with_an_error(count: int) -> None:
     assert drive(DIALECT, asked(), stream=lambda call: cut).reply.status == 502  # type: ignore[union-attr] # it is there
     done = drive(DIALECT, asked({"stream": True}), stream=lambda call: cut)
     last = done.emitted.strip().split(b"\n\n")[-1] if done.begun else b"data: " + done.reply.body  # type: ignore[union-attr] # one of both
-    assert json.loads(last.removeprefix(b"data: "))["error"]["message"]
+    event = json.loads(last.removeprefix(b"data: "))
+    assert event["error"]["message"]
+    assert not done.begun or event["type"] == "error"
 
 
 # --- what is asked --------------------------------------------------------------------------------------
@@ -281,6 +283,17 @@ def test_the_shape_of_an_answer_reaches_the_engine_in_its_own_words() -> None:
     assert call.patch["response_format"] == {"type": "json_object"}
     (call,) = drive(DIALECT, asked({"text": {"format": {"type": "text"}}})).calls
     assert "response_format" not in call.patch
+
+
+@pytest.mark.parametrize("path", [RESPONSES, RESPONSES_TOKENS])
+def test_an_assistants_turn_needs_no_type(path: str) -> None:
+    before, after = {"role": "user", "content": "a"}, {"role": "user", "content": "c"}
+    turn = {"role": "assistant", "content": "b"}
+    (call,) = drive(DIALECT, asked({"input": [before, turn, after]}, path)).calls
+    assert call.patch["input"] == [before, {**turn, "type": "message"}, after]
+    for known in ("a", [before], [{**turn, "type": "message"}, after], ["?"]):
+        (call,) = drive(DIALECT, asked({"input": known}, path)).calls
+        assert "input" not in call.patch
 
 
 def test_an_answer_is_streamed_from_the_engine_either_way_so_that_leaving_frees_the_slot() -> None:
