@@ -17,8 +17,8 @@ from llamaman.errors import EngineDied, LlamaManError, ModelUnavailable, Upstrea
 from llamaman.gateway.body_guard import ON_LOOP
 from llamaman.gateway.crash_notes import Blamed
 from llamaman.gateway.exchange import Exchange
+from llamaman.gateway.grant import Grant
 from llamaman.gateway.poison import Poison, digest
-from llamaman.gateway.pool import Grant
 from llamaman.gateway.upstream import UpstreamError
 from llamaman.records import Identity, State
 

@@ -18,8 +18,8 @@ from llamaman.gateway.body import patched, rename
 from llamaman.gateway.dialect import SSE_HEADERS, Call, Calls, Event, Result, Results
 from llamaman.gateway.event_stream import EventStream, assemble, meter_body
 from llamaman.gateway.exchange import Exchange
+from llamaman.gateway.grant import Grant
 from llamaman.gateway.host_paths import names_only
-from llamaman.gateway.pool import Grant
 from llamaman.gateway.relay import Relay
 from llamaman.gateway.sse import EventTooLarge
 from llamaman.gateway.upstream import Response

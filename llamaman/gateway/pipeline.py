@@ -52,10 +52,11 @@ from llamaman.gateway.dialect import Request as DialectRequest
 from llamaman.gateway.engine_calls import EngineCalls
 from llamaman.gateway.event_stream import EventStream
 from llamaman.gateway.exchange import Exchange, Exchanges, Send
+from llamaman.gateway.grant import Grant, lease_of
 from llamaman.gateway.limits import ClientGone
 from llamaman.gateway.media import Media
 from llamaman.gateway.overrides import sampling_overrides
-from llamaman.gateway.pool import Grant, Pools, Wish, lease_of
+from llamaman.gateway.pool import Pools, Wish
 from llamaman.gateway.request import Request
 from llamaman.gateway.request_checks import (
     WrongPort,

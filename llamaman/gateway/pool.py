@@ -9,7 +9,6 @@ cannot be left, so nothing may ever wait in it. Everything here runs on the even
 from __future__ import annotations
 
 import asyncio
-import time
 from collections import Counter, deque
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -18,17 +17,14 @@ from typing import Protocol
 
 from llamaman.core import fetching
 from llamaman.core.admission import Launcher
-from llamaman.core.crash import Guest
 from llamaman.core.demand import Demand
 from llamaman.core.instance import Instance
 from llamaman.errors import InvalidField, LlamaManError, ModelUnavailable, QueueFull, RuntimeLost
 from llamaman.gateway.affinity import Homes
-from llamaman.gateway.dialect import Lease
-from llamaman.gateway.upstream import Upstream
+from llamaman.gateway.grant import Grant
 from llamaman.records import ModelView, State
 
 DEFAULT_QUEUE_DEPTH = 200
-_LINGER_S = 2.0
 #: More requests than this at home than elsewhere, and another instance reads the prompt anew.
 CLEARLY_BUSIER = 1
 
@@ -52,70 +48,6 @@ class Fleet(Protocol):
 
     def unavailable(self, instance: Instance) -> LlamaManError:
         """Why a failed instance cannot serve."""
-
-
-class Grant:
-    """A lease on an instance together with its permits; the slots come free when the last holder lets go."""
-
-    __slots__ = ("_guest", "_holders", "_pool", "_was_left", "_weight", "client", "generation", "instance")
-
-    def __init__(self, pool: Pool, instance: Instance, weight: int) -> None:
-        self._pool = pool
-        self._weight = weight
-        self.instance = instance
-        self.generation = instance.generation
-        self.client: Upstream = instance.client  # type: ignore[assignment] # the gateway made it
-        self._holders = 1
-        self._guest: Guest | None = None
-        self._was_left = False
-        instance.active += weight
-        if weight:
-            instance.last_request = time.time()
-
-    def enter(self, guest: Guest) -> None:
-        """The engine is about to work on it: should it crash, this request may be the cause."""
-        if self._guest is None:
-            self._guest = guest
-            self.instance.inside.append(guest)
-
-    def hold(self) -> None:
-        """One more holder: the wait for an engine to let go."""
-        self._holders += 1
-        self._was_left = True
-
-    def release(self) -> None:
-        """One holder less; the last one gives the slots back and lets the next ticket have them."""
-        self._holders -= 1
-        if self._holders:
-            return
-        instance = self.instance
-        if self._guest is not None:
-            self._leave(self._guest)
-        if not self._weight:  # only inference counts as use
-            return
-        instance.active -= self._weight
-        instance.last_release = time.monotonic()
-        self._pool.after_release(instance)
-
-    def _leave(self, guest: Guest) -> None:
-        inside = self.instance.inside
-        if self._was_left:  # an engine lets go by dying, too, and its end is heard of a moment later
-            asyncio.get_running_loop().call_later(_LINGER_S, inside.remove, guest)
-        else:
-            inside.remove(guest)
-
-
-def lease_of(grant: Grant) -> Lease:
-    """What the dialect may know of a grant."""
-    instance = grant.instance
-    return Lease(
-        instance_id=instance.id,
-        granted=time.time(),
-        context_length=instance.context_length,
-        slots=instance.slots,
-        options=instance.options,
-        engine=instance.facts,
-    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,7 +249,7 @@ class Pool:
     def _grant(self, instance: Instance, wish: Wish) -> Grant:
         if wish.home:
             self._homes.note(wish.home, instance.id)
-        return Grant(self, instance, wish.weight)
+        return Grant(instance, wish.weight, self.after_release)
 
     def _refuse_if_too_heavy(self, ticket: _Ticket) -> bool:
         ready = [i for i in self._candidates(ticket.wish.only) if i.state is State.READY]

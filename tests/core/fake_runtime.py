@@ -33,7 +33,8 @@ from llamaman.core.ports import PortPool
 from llamaman.core.store import Changes, Document, Operation, Store
 from llamaman.core.supervisor import Supervisor
 from llamaman.errors import LlamaManError, NotFound, PortTaken, StoreReadOnly
-from llamaman.gateway.pool import Grant, Pools, Wish
+from llamaman.gateway.grant import Grant
+from llamaman.gateway.pool import Pools, Wish
 from llamaman.records import (
     Address,
     Engine,

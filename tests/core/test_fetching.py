@@ -11,7 +11,7 @@ import pytest
 from llamaman.core import fetching
 from llamaman.core.admission import Policy
 from llamaman.errors import LaunchError, LlamaManError, ModelUnavailable, RuntimeLost
-from llamaman.gateway.pool import Grant
+from llamaman.gateway.grant import Grant
 from llamaman.records import InstanceView, State
 
 from .fake_docker import AWAY, FakeDocker, Fetch, Story, play

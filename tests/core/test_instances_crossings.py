@@ -14,7 +14,7 @@ from llamaman.core import errands, notes, supervisor
 from llamaman.core import instances as registry
 from llamaman.core.admission import Policy
 from llamaman.errors import Conflict, LaunchError, LlamaManError, NotFound
-from llamaman.gateway.pool import Grant
+from llamaman.gateway.grant import Grant
 from llamaman.records import Exit, State
 
 from .fake_runtime import PUBLIC, World, outcome

@@ -13,7 +13,7 @@ import pytest
 from llamaman.core import errands, supervisor
 from llamaman.core.admission import Policy
 from llamaman.errors import ModelUnavailable, RuntimeLost
-from llamaman.gateway.pool import Grant
+from llamaman.gateway.grant import Grant
 from llamaman.records import Exit, State
 
 from .fake_docker import AWAY, FakeDocker, play

@@ -15,7 +15,7 @@ from llamaman.core.admission import Policy
 from llamaman.core.demand import Demand
 from llamaman.core.room import Unwanted
 from llamaman.errors import LlamaManError, ModelUnavailable
-from llamaman.gateway.pool import Grant
+from llamaman.gateway.grant import Grant
 from llamaman.records import State
 
 from .fake_runtime import World, outcome

@@ -27,7 +27,8 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from llamaman.core.admission import Launcher, Policy
 from llamaman.core.instance import Instance
 from llamaman.errors import LaunchError, LlamaManError
-from llamaman.gateway.pool import Grant, Pool, Wish
+from llamaman.gateway.grant import Grant
+from llamaman.gateway.pool import Pool, Wish
 from llamaman.records import Exit, LaunchRequest, State
 
 from .fake_runtime import FakeRuntime, World

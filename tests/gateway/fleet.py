@@ -9,7 +9,8 @@ from typing import Any
 from llamaman.core.demand import Demand
 from llamaman.core.instance import Instance
 from llamaman.errors import LlamaManError, ModelUnavailable
-from llamaman.gateway.pool import Grant, Pool, Pools, Wish
+from llamaman.gateway.grant import Grant
+from llamaman.gateway.pool import Pool, Pools, Wish
 from llamaman.records import ModelView, State
 
 MODEL = ModelView(name="tiny", path=Path("/models/tiny.gguf"), size=1, quant=None, modified=0.0)
