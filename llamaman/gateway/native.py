@@ -30,6 +30,7 @@ from llamaman.gateway.dialect import (
     Surface,
 )
 from llamaman.gateway.endpoints import ASSETS, ENDPOINTS, UPSTREAM, Endpoint
+from llamaman.gateway.engine_faults import put_right
 from llamaman.gateway.host_paths import without_paths
 from llamaman.records import Identity, ModelView
 
@@ -136,7 +137,10 @@ class Native:
         if result.relayed:
             return
         if result.status != 200:
-            yield Reply(result.status, JSON_HEADERS, result.body)
+            status, body = result.status, result.body
+            if endpoint.access is Access.INFERENCE and endpoint.method == "POST":
+                status, body = put_right(status, body)
+            yield Reply(status, JSON_HEADERS, body)
         elif endpoint.asset:
             yield Reply(200, _asset_headers(_file(request), result), result.body)
         elif endpoint.text or (

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from llamaman.gateway import broken_engines
 from llamaman.gateway import exchange as exchange_module
 from llamaman.gateway.dialect import (
     JSON_HEADERS,
@@ -155,6 +156,29 @@ def test_an_engine_that_breaks_off_is_an_error_never_a_short_answer(
             status, raw = await asyncio.wait_for(whole(place.port), 10)
             assert b'"error": "the engine broke the connection' in raw
             assert status == (502 if mode in ("plain", "assemble") else 200)
+            await until(place.at_rest, 5)
+
+    run(main())
+
+
+@pytest.mark.parametrize("mode", ["plain", "assemble", "relay", "stream"])
+@pytest.mark.parametrize("answers", [True, False])
+def test_a_lost_request_is_sent_again_only_to_an_engine_that_is_known_to_live(
+    run: Run, until: Until, monkeypatch: pytest.MonkeyPatch, mode: str, answers: bool
+) -> None:
+    monkeypatch.setattr(broken_engines, "_EXIT_TOLD_S", 0.1)
+
+    async def hangs_up(path: str, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+
+    async def main() -> None:
+        async with house(Scripted(SERVES[mode]), hangs_up) as place:
+            place.engine.is_healthy = answers
+            status, raw = await asyncio.wait_for(whole(place.port), 10)
+            assert b"the engine broke the connection" in raw
+            assert status == (200 if mode == "stream" else 502)
+            assert (len(place.engine.seen) > 1) == answers
+            assert (place.registry.suspects > 0) == (not answers)
             await until(place.at_rest, 5)
 
     run(main())
