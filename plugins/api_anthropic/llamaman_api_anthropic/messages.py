@@ -50,9 +50,9 @@ def messages_of(body: Mapping[str, Any]) -> list[Message]:
             join("messages", len(given) - 1),
             "`tool_use` blocks must be followed by a user message with a `tool_result` block for each",
         )
+    told = [_flat(message) for message in told]
     if told and told[-1] == {"role": "assistant", "content": ""}:
         told.pop()
-    told = [_flat(message) for message in told]
     if system:
         told.insert(0, {"role": "system", "content": "\n\n".join(system)})
     if not told:
@@ -125,13 +125,13 @@ def _assistant(told: list[Message], content: Any, place: str, names: dict[str, s
             case "tool_use":
                 calls.append(_call(block, here, names))
     if not (told and told[-1]["role"] == "assistant"):
-        told.append({"role": "assistant", "content": ""})
+        told.append({"role": "assistant", "content": []})
     turn = told[-1]
-    turn["content"] += "".join(said)
-    if thought := "".join(thoughts):
-        turn["reasoning_content"] = turn.get("reasoning_content", "") + thought
+    turn["content"] += said  # joined in the end: a turn may come in thousands of pieces
+    if any(thoughts):
+        turn.setdefault("reasoning_content", []).extend(thoughts)
     if calls:
-        turn["tool_calls"] = [*turn.get("tool_calls", []), *calls]
+        turn.setdefault("tool_calls", []).extend(calls)
 
 
 def _call(block: dict[str, Any], place: str, names: dict[str, str]) -> dict[str, Any]:
@@ -144,8 +144,13 @@ def _call(block: dict[str, Any], place: str, names: dict[str, str]) -> dict[str,
 
 
 def _flat(message: Message) -> Message:
-    """Texts alone are one string: what every template understands."""
+    """Texts alone are one string, which every template understands; what the assistant said always is."""
     content = message["content"]
+    if message["role"] == "assistant":
+        flat = {**message, "content": "".join(content)}
+        if "reasoning_content" in message:
+            flat["reasoning_content"] = "".join(message["reasoning_content"])
+        return flat
     if isinstance(content, list) and all(part["type"] == "text" for part in content):
         return {**message, "content": joined(content)}
     return message

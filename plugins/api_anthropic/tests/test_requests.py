@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from typing import Any
 
 import pytest
@@ -398,3 +399,16 @@ def test_whole_answers_are_streamed_from_the_engine_too_so_that_leaving_frees_th
         (call,) = drive(DIALECT, opened(MESSAGES, max_tokens=5, stream=stream)).calls
         assert (call.path, call.mode) == ("/v1/chat/completions", "stream")
         assert json.loads(call.body)["stream"] is True
+
+
+def test_a_turn_in_thousands_of_pieces_takes_no_more_than_its_share_of_time() -> None:
+    piece = {
+        "role": "assistant",
+        "content": [said("x" * 2048), {"type": "thinking", "thinking": "y" * 2048}, CALL],
+    }
+    results = [{"type": "tool_result", "tool_use_id": CALL["id"]}]
+    began = time.process_time()
+    sent = told(HI[0], *([piece] * 9000), user(*results))
+    assert time.process_time() - began < 8  # adding each piece to all before it takes a minute
+    assert len(sent[1]["content"]) == len(sent[1]["reasoning_content"]) == 2048 * 9000
+    assert len(sent[1]["tool_calls"]) == 9000

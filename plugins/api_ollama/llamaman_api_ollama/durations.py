@@ -25,6 +25,8 @@ _SECONDS = {
 _TERM = re.compile(r"([0-9]*\.?[0-9]*)([^0-9.]*)")
 _LONGEST_S = (2**63 - 1) / 1e9  # what fits into Go's duration
 _SHOWN = 40
+#: Characters of a duration; there are no more units than fit in here, and reading takes time.
+_LONGEST = 256
 
 
 def keep_alive(value: Any) -> float | None:
@@ -51,6 +53,8 @@ def parse(text: str) -> float:
     :raises InvalidField: in the words of Go's parser.
     """
     shown = '"' + text[:_SHOWN].replace('"', '\\"') + '"'
+    if len(text) > _LONGEST:
+        raise InvalidField("keep_alive", f"time: invalid duration {shown}")
     sign = -1.0 if text.startswith("-") else 1.0
     rest = text[1:] if text[:1] in ("-", "+") else text
     if rest == "0":

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+#: Characters of a template; no client's comes near, and its parts are searched for one after another.
+_LONGEST = 1 << 16
 _IF = re.compile(
     r"\{\{-?\s*if\s+\.(System|Prompt)\s*-?\}\}((?:(?!\{\{-?\s*(?:if|else|range)\b).)*?)\{\{-?\s*end\s*-?\}\}",
     re.DOTALL,
@@ -13,6 +15,8 @@ _VALUE = re.compile(r"\{\{-?\s*\.(System|Prompt|Response)\s*-?\}\}")
 
 def fill(template: str, system: str, prompt: str) -> str | None:
     """The prompt that a template makes, up to where the response begins; None for one that is beyond us."""
+    if len(template) > _LONGEST:
+        return None
     values = {"System": system, "Prompt": prompt, "Response": ""}
     before = _VALUE_RESPONSE.split(template, maxsplit=1)[0] if _VALUE_RESPONSE.search(template) else template
     chosen = _IF.sub(lambda found: found[2] if values[found[1]] else "", before)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -104,18 +105,19 @@ def _call(given: Any, where: str) -> ToolCall:
 
 def joined(messages: Sequence[Message]) -> tuple[Message, ...]:
     """The same with the assistant's last messages made one: llama-server goes on with one only."""
-    kept = list(messages)
-    while len(kept) > 1 and kept[-1].is_prefill and kept[-2].is_prefill:
-        last, before = kept.pop(), kept.pop()
-        kept.append(
-            replace(
-                before,
-                content=_text(before.content) + _text(last.content),
-                thinking=before.thinking + last.thinking,
-                images=(*before.images, *last.images),
-            )
-        )
-    return tuple(kept)
+    first = len(messages)
+    while first and messages[first - 1].is_prefill:
+        first -= 1
+    run = messages[first:]
+    if len(run) < 2:
+        return tuple(messages)
+    whole = replace(
+        run[0],
+        content="".join(_text(each.content) for each in run),
+        thinking="".join(each.thinking for each in run),
+        images=tuple(image for each in run for image in each.images),
+    )
+    return (*messages[:first], whole)
 
 
 def _text(content: str | list[Any]) -> str:
@@ -134,7 +136,7 @@ def to_engine(messages: Sequence[Message], found: Sequence[Sequence[Media]] = ()
     :param found: every message's media; none where pictures are left out, as for counting.
     """
     made: list[dict[str, Any]] = []
-    open_calls: list[ToolCall] = []
+    waiting = _Calls()
     turns = 0
     for index, message in enumerate(messages):
         entry: dict[str, Any] = {
@@ -144,10 +146,11 @@ def to_engine(messages: Sequence[Message], found: Sequence[Sequence[Media]] = ()
         if message.thinking:
             entry["reasoning_content"] = message.thinking
         if message.calls:
-            open_calls = [
+            calls = [
                 call if call.id else replace(call, id=f"call_{turns}_{number}")
                 for number, call in enumerate(message.calls)
             ]
+            waiting = _Calls(calls)
             turns += 1
             entry["tool_calls"] = [
                 {
@@ -155,28 +158,47 @@ def to_engine(messages: Sequence[Message], found: Sequence[Sequence[Media]] = ()
                     "type": "function",
                     "function": {"name": call.name, "arguments": call.arguments},
                 }
-                for call in open_calls
+                for call in calls
             ]
         if message.role == "tool":
-            call = _answered(message, open_calls)
-            if call in open_calls:
-                open_calls.remove(call)
+            call = waiting.answered_by(message)
             entry.update({"name": call.name} if call.name else {})
             entry.update({"tool_call_id": call.id} if call.id else {})
         made.append(entry)
     return made
 
 
-def _answered(message: Message, calls: Sequence[ToolCall]) -> ToolCall:
-    """The call that a tool's message answers: by id, by name, else the first that has no answer yet."""
-    for call in calls:
-        if message.tool_call_id and call.id == message.tool_call_id:
-            return call if not message.tool_name else replace(call, name=message.tool_name)
-    if not message.tool_call_id:
-        for call in calls:
-            if message.tool_name in ("", call.name):
-                return call
-    return ToolCall(message.tool_call_id, message.tool_name, "")
+class _Calls:
+    """The calls of one turn that have no answer yet. Each is found in one step: a turn may hold thousands."""
+
+    def __init__(self, calls: Sequence[ToolCall] = ()) -> None:
+        self._calls = dict(enumerate(calls))
+        self._in_order = deque(self._calls)
+        self._by_id: dict[str, deque[int]] = {}
+        self._by_name: dict[str, deque[int]] = {}
+        for number, call in self._calls.items():
+            self._by_id.setdefault(call.id, deque()).append(number)
+            self._by_name.setdefault(call.name, deque()).append(number)
+
+    def answered_by(self, message: Message) -> ToolCall:
+        """The call that a tool's message answers: by id, by name, else the first that has no answer yet."""
+        given, name = message.tool_call_id, message.tool_name
+        if given:
+            number = self._first(self._by_id.get(given))
+        else:
+            number = self._first(self._by_name.get(name) if name else self._in_order)
+        if number is None:
+            return ToolCall(given, name, "")
+        call = self._calls[number]
+        if name and name != call.name:  # the id of one and the name of another: the first waits on
+            return replace(call, name=name)
+        del self._calls[number]
+        return call
+
+    def _first(self, numbers: deque[int] | None) -> int | None:
+        while numbers and numbers[0] not in self._calls:
+            numbers.popleft()
+        return numbers[0] if numbers else None
 
 
 def _content(message: Message, found: Sequence[Media]) -> str | list[Any]:

@@ -57,6 +57,7 @@ def test_a_number_is_seconds_and_a_text_a_go_duration(value: Any, seconds: float
         ("300", 'time: missing unit in duration "300"'),
         ("-1", 'time: missing unit in duration "-1"'),
         ("1h30", 'time: missing unit in duration "1h30"'),
+        ("1h" * 1000, f'time: invalid duration "{"1h" * 20}"'),
         ("1d", 'time: unknown unit "d" in duration "1d"'),
         (True, "Unsupported type: 'bool'"),
         ([], "Unsupported type: 'list'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import struct
+import time
 import zlib
 from typing import Any
 
@@ -229,6 +230,31 @@ def test_pictures_are_parts_behind_the_text() -> None:
     assert sent["content"] == [{"type": "text", "text": "what?"}, url, url]
     (alone,) = engine({"role": "user", "images": [data]})
     assert alone["content"] == [url]
+
+
+def test_a_call_is_answered_once_and_under_its_own_name() -> None:
+    calls = [{"id": key, "function": {"name": name}} for key, name in (("a", "x"), ("b", "y"), ("c", "x"))]
+    results = [{"tool_name": "x"}, {"tool_name": "x"}, {"tool_name": "x"}, {}, {}]
+    sent = engine({"role": "assistant", "tool_calls": calls}, *({"role": "tool", **each} for each in results))
+    assert [entry.get("tool_call_id") for entry in sent[1:]] == ["a", "c", None, "b", None]
+
+
+def test_the_name_of_another_call_leaves_a_call_unanswered() -> None:
+    calls = [{"id": "a", "function": {"name": "x"}}]
+    results: list[dict[str, Any]] = [{"tool_call_id": "a", "tool_name": "z"}, {"tool_call_id": "a"}]
+    sent = engine({"role": "assistant", "tool_calls": calls}, *({"role": "tool", **each} for each in results))
+    assert [(entry["tool_call_id"], entry["name"]) for entry in sent[1:]] == [("a", "z"), ("a", "x")]
+
+
+def test_thousands_of_calls_results_and_beginnings_take_no_more_than_their_share_of_time() -> None:
+    calls = [{"function": {"name": f"f{number}"}} for number in range(40_000)]
+    results = [{"role": "tool", "content": "x", "tool_name": f"f{39_999 - number}"} for number in range(4000)]
+    begun = [{"role": "assistant", "content": "x" * 4096} for _ in range(5000)]
+    began = time.process_time()
+    sent = engine({"role": "assistant", "tool_calls": calls}, *results, {"role": "user"}, *begun)
+    assert time.process_time() - began < 8  # looking through all calls for each result takes a minute
+    assert sent[1]["tool_call_id"] == "call_0_39999"
+    assert len(sent[-1]["content"]) == 4096 * 5000
 
 
 def test_a_data_url_and_line_ends_are_taken_off() -> None:
