@@ -6,9 +6,11 @@ import json
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+from llamaman.testing import write_tiny_model
 from llamaman.testing.manager import Manager
-from llamaman.testing.wire import Request
+from llamaman.testing.wire import Request, call
 
 
 def queue(manager: Manager, instance_id: str) -> tuple[int, int]:
@@ -58,6 +60,34 @@ def test_a_full_queue_is_429_in_every_form_and_costs_nobody_else(
     assert [request.answer().status for request in waiting] == [200, 200]
 
 
+def test_where_nobody_may_wait_a_second_request_is_429_at_once(
+    manager: Manager, slow: Callable[[Manager], str]
+) -> None:
+    manager.launch(slow(manager), max_concurrent=1, max_queue_depth=0, ctx_size=8192)
+    with manager.ask("slow", stream=True, max_tokens=1500) as running:
+        next(running.events())
+        for path in ("/api/chat", "/v1/messages", "/v1/chat/completions", "/chat/completions"):
+            body = {"model": "slow", "max_tokens": 2, **TALK}
+            refused = call(manager.proxy_port, "POST", path, key=manager.inference_key, body=body)
+            assert (refused.status, refused.error) == (429, "request queue full"), path
+            assert int(refused.headers["retry-after"]) >= 1
+        next(running.events())
+
+
+def test_a_limit_that_changes_meanwhile_lets_more_run_and_sends_no_waiter_away(
+    manager: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
+) -> None:
+    name = slow(manager)
+    limits = {"parallel": 4, "ctx_size": 8192}
+    instance = manager.launch(name, max_concurrent=1, **limits)
+    requests = [at_once.submit(manager.chat, name, max_tokens=800) for _ in range(6)]
+    manager.until(lambda: queue(manager, instance["id"]) == (1, 5), "one running")
+    manager.preset(name, max_concurrent=3, max_queue_depth=1, **limits)
+    manager.until(lambda: queue(manager, instance["id"])[0] == 3, "three running")
+    manager.preset(name, max_concurrent=2, max_queue_depth=0, **limits)
+    assert [request.result(60).status for request in requests] == [200] * 6
+
+
 def test_the_queue_is_first_come_first_served(manager: Manager, slow: Callable[[Manager], str]) -> None:
     instance = manager.launch(slow(manager), ctx_size=8192)
     order: list[int] = []
@@ -101,6 +131,57 @@ def test_sampling_overrides_reach_the_engine(manager: Manager) -> None:
         assert round(used["presence_penalty"], 3) == 0.75
         assert round(used["repeat_penalty"], 3) == 1.5
         assert used["seed"] == 5, "what is not forced stays the client's"
+
+
+TALK: dict[str, Any] = {"messages": [{"role": "user", "content": "hi"}]}
+SHORT: dict[str, Any] = {"max_tokens": 2, "n_predict": 2, "max_output_tokens": 2}
+CLIENTS: dict[str, Any] = {
+    "temperature": 1.75,
+    "top_k": 99,
+    "top_p": 0.9,
+    "presence_penalty": -1,
+    "repeat_penalty": 1.25,
+}
+#: Every way to have text generated that is not one of llama-server's own endpoints, and its infill.
+GENERATING: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("/api/chat", TALK),
+    ("/api/generate", {"prompt": "hi"}),
+    ("/api/generate", {"prompt": "hi", "raw": True}),
+    ("/api/generate", {"prompt": "hi", "context": [100, 101]}),
+    ("/api/generate", {"prompt": "hi", "suffix": "ho"}),
+    ("/v1/messages", TALK),
+    ("/v1/chat/completions", TALK),
+    ("/v1/completions", {"prompt": "hi"}),
+    ("/v1/responses", {"input": "hi"}),
+    ("/infill", {"input_prefix": "hi", "input_suffix": "ho", "prompt": ""}),
+    ("/upstream/fills/v1/messages", TALK),
+    ("/upstream/fills/infill", {"input_prefix": "hi", "input_suffix": "ho", "prompt": ""}),
+)
+
+
+def test_a_preset_saved_meanwhile_overrides_sampling_in_every_api(manager: Manager) -> None:
+    numbers = {f"tokenizer.ggml.fim_{part}_token_id": 100 + n for n, part in enumerate(("pre", "suf", "mid"))}
+    write_tiny_model(manager.models / "fills.gguf", metadata=numbers)
+    manager.manage("POST", "/api/models/rescan")
+    instance = manager.launch("fills", proxy_sampling_override_enabled=False)
+    forced = {"temperature": 0.25, "top_k": 7, "top_p": 0.5, "presence_penalty": 0.75}
+    saved = {f"proxy_sampling_{name}": value for name, value in forced.items()}
+    manager.preset("fills", proxy_sampling_override_enabled=True, proxy_sampling_repeat_penalty=0, **saved)
+    for path, body in GENERATING:
+        for port in (manager.proxy_port, instance["port"]):
+            if port == instance["port"] and path.startswith("/upstream"):
+                continue
+            for stream in (False, True):
+                asked = {"model": "fills", "stream": stream, **body, **SHORT, **CLIENTS}
+                if path.startswith("/api/"):
+                    asked["options"] = {"num_predict": 2, **CLIENTS}
+                answer = call(port, "POST", path, key=manager.inference_key, body=asked)
+                assert answer.status == 200, f"{path}: {answer.text}"
+                (slot,) = manager.slots(instance["id"])
+                used = {name: round(slot["params"][name], 3) for name in forced}
+                assert used == forced, f"{path} {body} on {port}"
+                if "messages" not in path:  # Anthropic's has no such field
+                    assert round(slot["params"]["repeat_penalty"], 3) == 1.25, "0 forces nothing"
 
 
 def test_without_overrides_the_clients_values_reach_the_engine(manager: Manager) -> None:

@@ -39,6 +39,8 @@ from llamaman_api_anthropic.stream import Translator, encoded
 
 MESSAGES = "/v1/messages"
 COUNT = "/v1/messages/count_tokens"
+#: In place of llama-server's own, which reads neither penalties nor whether its client is still there.
+UPSTREAM_MESSAGES = "/upstream/{model}/v1/messages"
 
 _CHAT = "/v1/chat/completions"
 _COUNT = "/v1/chat/completions/input_tokens"
@@ -49,7 +51,11 @@ class Anthropic:
     """See :class:`llamaman.Dialect`."""
 
     name = "anthropic"
-    routes = (InferenceRoute("POST", MESSAGES), InferenceRoute("POST", COUNT))
+    routes = (
+        InferenceRoute("POST", MESSAGES),
+        InferenceRoute("POST", COUNT),
+        InferenceRoute("POST", UPSTREAM_MESSAGES, surfaces=("manage", "proxy")),
+    )
 
     def open(self, request: Request) -> Intent | Reply:
         """Check everything that can be checked without a model."""
@@ -57,6 +63,7 @@ class Anthropic:
         model = body.get("model")
         if model is not None and not isinstance(model, str):
             raise InvalidField("model", "model: Input should be a valid string")
+        model = request.values.get("model", model)
         if request.route.pattern == COUNT:
             prompt_body(body)
             return Intent(model=model, needs="chat", slots=0, request=request)
@@ -98,7 +105,7 @@ def _messages(intent: Intent, request: Request, model: ModelView) -> Serving:
     thinking = request.json.get("thinking") or {}
     translator = Translator(
         _message_id(event, request),
-        intent.model or model.name,
+        request.json.get("model") or intent.model or model.name,
         estimated_tokens(asked),
         silent=thinking.get("display") == "omitted",
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 from llamaman.gateway.dialect import Dialect
 from llamaman.testing.dialect_contract import DialectContract, Example
-from llamaman_api_anthropic.dialect import COUNT, MESSAGES, Anthropic
+from llamaman_api_anthropic.dialect import COUNT, MESSAGES, UPSTREAM_MESSAGES, Anthropic
 
 HELLO: dict[str, Any] = {"model": "alpha", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}
 EVERYTHING: dict[str, Any] = {
@@ -66,6 +66,7 @@ class TestAnthropic(DialectContract):
         Example(MESSAGES, {**HELLO, "stream": True}),
         Example(MESSAGES, EVERYTHING),
         Example(MESSAGES, {**EVERYTHING, "stream": True}),
+        Example(UPSTREAM_MESSAGES, {**HELLO, "stream": True}),
         Example(COUNT, HELLO),
         Example(COUNT, EVERYTHING),
     )
