@@ -15,6 +15,7 @@ from llamaman import LlamaManError
 
 Event = dict[str, Any]
 
+_JSON = json.JSONEncoder(ensure_ascii=False)  # json.dumps would make one for every event
 _STOPPED = {"length": "max_tokens", "tool_calls": "tool_use"}
 
 
@@ -195,6 +196,6 @@ def arguments(text: str) -> dict[str, Any] | None:
 def encoded(events: list[Event]) -> bytes:
     """Events as bytes of a stream."""
     return b"".join(
-        b"event: %b\ndata: %b\n\n" % (event["type"].encode(), json.dumps(event, ensure_ascii=False).encode())
+        b"event: %b\ndata: %b\n\n" % (event["type"].encode(), _JSON.encode(event).encode())
         for event in events
     )
