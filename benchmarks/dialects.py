@@ -105,18 +105,18 @@ def body(name: str, tokens: int, **wish: object) -> str:
 def _full_speed(name: str, column: columns.Column, streams: int, seconds: float) -> load.Job:
     bodies = [body(name, 4000, burst=1)]
     warmup = 0.3 if streams < 100 else 1.0
-    return _job(name, column, bodies, streams, seconds, mode="calls", warmup=warmup)
+    return job(name, column, bodies, streams, seconds, mode="calls", warmup=warmup)
 
 
 def _paced(name: str, column: columns.Column, streams: int, seconds: float) -> load.Job:
     if streams < 100:
         bodies = [body(name, 5, pace_ms=PACE_MS)]
-        return _job(name, column, bodies, streams, seconds, mode="calls", warmup=0.3)
+        return job(name, column, bodies, streams, seconds, mode="calls", warmup=0.3)
     bodies = [body(name, 4500 // pace, pace_ms=pace) for pace in range(50, 101)]
-    return _job(name, column, bodies, streams, max(30.0, seconds), mode="paced", stagger=2.0)
+    return job(name, column, bodies, streams, max(30.0, seconds), mode="paced", stagger=2.0)
 
 
-def _job(
+def job(
     name: str,
     column: columns.Column,
     bodies: list[str],
@@ -127,6 +127,7 @@ def _job(
     warmup: float = 0.0,
     stagger: float = 0.0,
 ) -> load.Job:
+    """Streams of one API; lengths are seconds."""
     api = APIS[name]
     return load.Job(
         mode,

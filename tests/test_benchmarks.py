@@ -19,7 +19,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks import doors, load, report, standin, storm
+from benchmarks import columns, dialects, doors, hammered, llamaman_proc, load, report, standin, storm
 from benchmarks.load import Client, Job, Result
 from llamaman.testing import processes, wire
 
@@ -235,6 +235,22 @@ def test_a_reader_that_stalls_at_full_speed_loses_nothing_and_holds_nobody_up(en
     assert data.count(b'" llama"') == 50_000
 
 
+@pytest.mark.parametrize("shape", ["text", "parts"])
+def test_a_last_message_may_say_how_to_answer_where_no_field_gets_through(engine: int, shape: str) -> None:
+    said = standin.WISH + json.dumps({"pace_ms": 30})
+    content: object = said if shape == "text" else [{"type": "text", "text": said}]
+    begun = time.monotonic()
+    status, body = post(engine, {"max_tokens": 4, "messages": [{"role": "user", "content": content}]})
+    assert (status, body["usage"]["completion_tokens"]) == (200, 4)
+    assert time.monotonic() - begun >= 0.12, "four tokens of 30 ms each"
+
+
+def test_a_wish_that_is_no_json_is_refused_and_a_message_like_any_other_is_none(engine: int) -> None:
+    for content, status in ((standin.WISH + "{", 400), ("the stand-in, standin: {", 200), (None, 200)):
+        body = {"max_tokens": 1, "messages": [{"role": "user", "content": content}]}
+        assert post(engine, body)[0] == status, content
+
+
 # --- the load generator
 
 
@@ -301,6 +317,104 @@ def test_an_event_that_straddles_reads_is_counted_once_wherever_it_is_cut() -> N
             for part in (stream[:first], stream[first:second], stream[second:]):
                 client.on_body(part)
             assert client.events == 2, (first, second)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "stream"),
+    [
+        ('"done":', b'{"a":"done","done":false}\n{"done":true,"done_reason":"stop"}\n'),
+        ("event: b\n", b"event: a\ndata: {}\n\nevent: b\ndata: {}\n\nevent: b\ndata: {}\n\n"),
+        ("\n", b'{"done":false}\n{"done":true}\n'),
+    ],
+)
+def test_the_same_for_events_that_are_told_by_something_else(pattern: str, stream: bytes) -> None:
+    for first in range(len(stream)):
+        for second in range(first, len(stream)):
+            client = Client(b"", pattern)
+            for part in (stream[:first], stream[first:second], stream[second:]):
+                client.on_body(part)
+            assert client.events == 2, (first, second)
+
+
+def test_the_gaps_between_the_tokens_of_paced_streams_are_measured(engine: int) -> None:
+    result = load.run(job(engine, paced(11, 20), mode="paced", connections=2, seconds=20))
+    assert result.gap_p50 is not None
+    assert result.gap_p99 is not None
+    assert result.gap_max is not None
+    assert 10 < result.gap_p50 <= result.gap_p99 <= result.gap_max
+    assert load.run(job(engine, paced(3, 5), seconds=0.1)).gap_p50 is None, "of paced jobs alone"
+
+
+# --- the dialects and the hammer
+
+
+def test_every_dialect_streams_each_token_of_the_stand_in_once(tmp_path: Path) -> None:
+    with llamaman_proc.prepare(tmp_path / "manager") as manager:
+        llamaman_proc.launch(manager, 4)
+        key = {"Authorization": f"Bearer {manager.inference_key}"}
+        column = columns.Column(columns.LLAMAMAN, manager.proxy_port, key)
+        for name, more in ((dialects.OPENAI, 3), (dialects.OLLAMA, 1), (dialects.ANTHROPIC, 0)):
+            bodies = [dialects.body(name, 7, pace_ms=1)]
+            asked = dialects.job(name, column, bodies, 4, 20.0, mode="paced")
+            result = load.run(asked)
+            assert (result.answers, result.errors) == (4, {}), name
+            assert result.events == 4 * (7 + more), f"{name}: the tokens, and what frames them"
+
+
+def test_translations_are_shown_beside_the_pass_through_and_beside_direct() -> None:
+    rounds = {
+        "direct": [result(400), result(4000)],
+        "openai": [result(200), result(2000)],
+        "ollama": [result(50), result(500)],
+        "anthropic": [result(100, errors={"status 503": 2}), result(1000)],
+    }
+    found = dialects.Dialects(
+        dict.fromkeys(dialects.STREAMS, rounds), dict.fromkeys(dialects.STREAMS, rounds)
+    )
+    speed = dialects.lines(found)[0]
+    assert speed.by_openai["ollama"] == pytest.approx(0.25)
+    assert speed.by_direct["ollama"] == pytest.approx(0.125)
+    assert len(dialects.lines(found)) == 3 * len(dialects.STREAMS)
+    text = dialects.text(found)
+    assert "275 (0.25, 0.12)" in text
+    assert "failures in anthropic, 1 stream, full speed: 2 x status 503" in text
+    nothing = {name: list[Result]() for name in dialects.COLUMNS}
+    empty = dialects.Dialects(
+        dict.fromkeys(dialects.STREAMS, nothing), dict.fromkeys(dialects.STREAMS, nothing)
+    )
+    assert dialects.lines(empty)[0].values["ollama"] is None
+
+
+def test_a_hammer_asks_every_path_until_it_is_told_to_stop_and_counts_what_it_hears(engine: int) -> None:
+    over = threading.Event()
+    threading.Timer(0.2, over.set).start()
+    knocks = hammered.knock(hammered.Hammer(engine, KEY), over)
+    assert knocks.errors == {}
+    assert {told.rpartition(" ")[0] for told in knocks.statuses} == set(hammered.PATHS)
+    assert "/metrics 200" in knocks.statuses
+    assert "/login 401" in knocks.statuses, "the stand-in asks a stranger for a key"
+    assert knocks.per_second > 0
+    assert knocks.latency_p99 is not None
+
+
+def test_a_hammer_that_finds_nobody_says_so() -> None:
+    over = threading.Event()
+    threading.Timer(0.1, over.set).start()
+    knocks = hammered.knock(hammered.Hammer(processes.free_ports(1)[0], KEY), over, connections=1)
+    assert (knocks.statuses, set(knocks.errors)) == ({}, {"ConnectionRefusedError"})
+
+
+def test_each_figure_is_shown_alone_and_while_the_dashboard_is_hammered() -> None:
+    knocks = hammered.Knocks(2.0, {"/login 200": 10}, {}, 1.0, 5.0)
+    alone = hammered.Side(result(100, p99=10), 1.0, 2.0, None)
+    beside = hammered.Side(result(100, p99=30, errors={"status 503": 1}), 3.0, 4.0, knocks)
+    rows = {row.title: row for row in hammered.rows(hammered.Hammered([alone], [beside]))}
+    assert rows["400 streams, TTFT p99"].values["llamaman"] == 10
+    assert rows["400 streams, TTFT p99, hammered"].values["llamaman"] == 30
+    assert rows["loop lag, longest, hammered"].values["llamaman"] == 4
+    assert rows["management answers meanwhile"].values["llamaman"] == 5
+    assert "1 x status 503" in report.table(list(rows.values()))
+    assert hammered.rows(None)[0].values["llamaman"] is None
 
 
 # --- the report
