@@ -177,6 +177,9 @@ GRAMMAR_BYTES: Final = limit("grammar", 64 << 10, "A grammar.", section=_FIELDS,
 GRAMMAR_DEPTH: Final = limit("grammar_depth", 64, "Open brackets in a grammar.", section=_FIELDS, answer=400)
 STOPS: Final = limit("stops", 64, "Texts that end an answer.", section=_FIELDS, answer=400)
 STOP_BYTES: Final = limit("stop", 1 << 10, "One of those.", section=_FIELDS, unit="bytes", answer=400)
+BREAKERS: Final = limit(
+    "breakers", 128, "Texts that end a repetition (dry_sequence_breakers).", section=_FIELDS, answer=400
+)
 CHOICES: Final = limit(
     "choices", 128, "Answers to one request; never more than a model has slots.", section=_FIELDS, answer=400
 )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from array import array
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import accumulate
 from typing import Any
 
@@ -24,6 +24,13 @@ _NO_STRUCTURE = re.compile(
 )
 _PAREN_STEPS = bytes(1 if byte == 40 else 0xFF if byte == 41 else 0 for byte in range(256))
 _NO_PARENS = bytes(byte for byte in range(256) if byte not in b"()")
+
+#: "From n to m times", of a grammar and of a pattern.
+_REPEATED = re.compile(rb"\{\s*([0-9]+)\s*,\s*([0-9]+)\s*\}")
+_FEWEST_AND_MOST = (("minLength", "maxLength"), ("minItems", "maxItems"))
+#: The engine writes a rule for each number of digits, and cannot count those of a larger bound without another.
+_FARTHEST = 10**15
+_LEAST, _GREATEST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
 
 _Check = Callable[[str, Any, int], None]
 
@@ -69,10 +76,15 @@ def _grammar(name: str, value: Any, size: int) -> None:
         return
     if size > limits.GRAMMAR_BYTES and _is_over(value, limits.GRAMMAR_BYTES):
         raise InvalidField(name, f"{name} may have at most {limits.GRAMMAR_BYTES >> 10} KiB")
-    if value.count("(") <= limits.GRAMMAR_DEPTH:
+    is_deep = value.count("(") > limits.GRAMMAR_DEPTH
+    if not is_deep and "{" not in value:
         return
     # Replaced by a space, not by nothing: what stands on either side of it must not grow together.
     text = _NO_STRUCTURE.sub(b" ", value.encode())
+    if _is_reversed(text):
+        raise InvalidField(name, f"{name} repeats something at least n and at most m times with n > m")
+    if not is_deep:
+        return
     steps = array("b", text.translate(_PAREN_STEPS, _NO_PARENS))
     if max(accumulate(steps, initial=0)) > limits.GRAMMAR_DEPTH:
         raise InvalidField(name, f"{name} is nested deeper than {limits.GRAMMAR_DEPTH} brackets")
@@ -107,13 +119,59 @@ def _schema(name: str, value: Any, size: int) -> None:
                     raise InvalidField(
                         name, f"a pattern in {name} may have at most {limits.PATTERN_BYTES:,} bytes"
                     )
+                _check_bounds(name, each)
                 inner = each.values()
             below += [value for value in inner if type(value) is dict or type(value) is list]
         level = below
 
 
+def _check_bounds(name: str, schema: Mapping[str, Any]) -> None:
+    """Refuse bounds that the engine makes rules of without end, until it has no memory left."""
+    for fewest, most in _FEWEST_AND_MOST:
+        least, greatest = schema.get(fewest), schema.get(most)
+        if not isinstance(least, int | float) or not isinstance(greatest, int | float):
+            continue
+        if _as_int32(least) > _as_int32(greatest):
+            raise InvalidField(name, f"{fewest} is more than {most} in {name}")
+    pattern = schema.get("pattern")
+    if isinstance(pattern, str) and "{" in pattern and _is_reversed(pattern.encode()):
+        raise InvalidField(
+            name, f"a pattern in {name} repeats something at least n and at most m times with n > m"
+        )
+    if schema.get("type") == "number":
+        return
+    least, greatest = _numbers(schema, _LEAST), _numbers(schema, _GREATEST)
+    if (not greatest and any(each > _FARTHEST for each in least)) or (
+        not least and any(each < -_FARTHEST for each in greatest)
+    ):
+        raise InvalidField(name, f"a bound in {name} is beyond 1e15 and needs another on its other side")
+
+
+def _numbers(schema: Mapping[str, Any], names: Iterable[str]) -> list[float]:
+    return [value for name in names if isinstance(value := schema.get(name), int | float)]
+
+
+def _as_int32(number: float) -> int:
+    """A number as the engine holds it, which keeps the last 32 bits."""
+    return (int(number) + (1 << 31)) % (1 << 32) - (1 << 31)
+
+
+def _is_reversed(text: bytes) -> bool:
+    """Whether something is to be repeated at least so often, and at most less often."""
+    for least, most in _REPEATED.findall(text):
+        fewest, greatest = least.lstrip(b"0"), most.lstrip(b"0")
+        if (len(fewest), fewest) > (len(greatest), greatest):
+            return True
+    return False
+
+
 def _schema_too_large(name: str) -> InvalidField:
     return InvalidField(name, f"the schema in {name} may have at most {limits.SCHEMA_BYTES >> 10} KiB")
+
+
+def _absent(name: str, value: Any, _size: int) -> None:
+    if isinstance(value, list | dict) and value:
+        raise InvalidField(name, f"{name} cannot be given: the engine sets it itself")
 
 
 def _tools(name: str, value: Any, size: int) -> None:
@@ -163,7 +221,10 @@ _CHECKS: Mapping[str, _Check] = {
     "logit_bias": _length(limits.LOGIT_BIASES),
     "stop": _stop,
     "stop_sequences": _stop,
+    "dry_sequence_breakers": _length(limits.BREAKERS),
     "grammar": _grammar,
+    # Kinds that it does not know end the engine, and a pattern may keep it busy for ever.
+    "grammar_triggers": _absent,
     "json_schema": _schema,
     "response_format": _schema,
     "format": _schema,

@@ -229,6 +229,12 @@ def at(place: str, value: Any) -> dict[str, Any]:
             "logit_bias",
             "1,000",
         ),
+        (
+            {"dry_sequence_breakers": ["a"] * 128},
+            {"dry_sequence_breakers": ["a"] * 129},
+            "dry_sequence_breakers",
+            "128",
+        ),
         ({"stop": ["a"] * 64}, {"stop": ["a"] * 65}, "stop", "64"),
         ({"stop": "a" * KIB}, {"stop": "a" * (KIB + 1)}, "stop", "1,024"),
         ({"stop": ["\u00e4" * 512]}, {"stop": ["b", "\u00e4" * 512 + "a"]}, "stop", "1,024"),
@@ -296,9 +302,53 @@ def test_the_three_bodies_that_end_an_engine_are_refused() -> None:
     assert refused(b'{"messages":%b}' % nested(200_000)).field == "messages"
 
 
+@pytest.mark.parametrize(
+    ("fine", "endless"),
+    [
+        ({"minLength": 2, "maxLength": 2}, {"minLength": 5, "maxLength": 2}),
+        ({"minItems": 2, "maxItems": 5}, {"minItems": 5, "maxItems": 2}),
+        ({"minItems": 5, "maxItems": 2**31 - 1}, {"minItems": 5, "maxItems": 2**32 + 1}),
+        ({"pattern": "^a{2,5}$"}, {"pattern": "^(a{5,2})$"}),
+        ({"pattern": "^a{09,10}{3,}{3}$"}, {"pattern": "^a{ 10 , 9 }$"}),
+        ({"minimum": 10**15}, {"minimum": 10**15 + 1}),
+        ({"minimum": 10**18, "maximum": 10**18}, {"exclusiveMinimum": 1e18}),
+        ({"maximum": 2**53 - 1}, {"maximum": 1 - 2**53}),
+        ({"exclusiveMinimum": 1 - 2**53, "maximum": 2**53 - 1}, {"exclusiveMaximum": -(10**18)}),
+        ({"type": "number", "minimum": 1e18}, {"type": ["integer", "null"], "minimum": 1e18}),
+    ],
+)
+def test_a_schema_of_which_an_engine_makes_rules_without_end_is_refused(
+    fine: dict[str, Any], endless: dict[str, Any]
+) -> None:
+    passes({"json_schema": {"properties": {"a": fine}}})
+    assert refused({"json_schema": {"properties": {"a": endless}}}).field == "json_schema"
+    assert refused({"tools": [{"function": {"parameters": endless}}]}).field == "tools[0].function.parameters"
+
+
+@pytest.mark.parametrize(
+    ("fine", "endless"),
+    [
+        ('root ::= "a"{2,5}', 'root ::= "a"{5,2}'),
+        ('root ::= "a{5,2}" [{5,2}] # {5,2}', 'root ::= "a" { 5 # b\n , 2 }'),
+        ('root ::= "a"{9,10} "b"{3,} "c"{3}', 'root ::= "a"{10,9}'),
+        ('root ::= "a"{1,%s}' % ("9" * 5000), 'root ::= "a"{%s,1}' % ("9" * 5000)),
+    ],
+)
+def test_a_grammar_that_repeats_at_least_more_often_than_at_most_is_refused(fine: str, endless: str) -> None:
+    passes({"grammar": fine})
+    assert refused({"grammar": endless}).field == "grammar"
+
+
+def test_what_starts_a_grammar_is_for_the_engine_to_say() -> None:
+    passes({"grammar_triggers": None})
+    trigger = {"type": 4, "value": "x"}
+    assert refused({"grammar_triggers": [trigger]}).field == "grammar_triggers"
+    assert refused({"options": {"grammar_triggers": [trigger]}}).field == "options.grammar_triggers"
+
+
 def test_what_is_of_the_wrong_type_is_left_to_those_who_know_the_type() -> None:
     odd: list[Any] = [None, True, 1, "a", [], {}, [None], [[]], {"a": None}, {"format": 1, "stop": 2}]
-    for name in body_fields._CHECKS:
+    for name in body_fields._CHECKS.keys() - {"grammar_triggers"}:  # which may not be given at all
         for value in odd:
             passes({name: value})
 
