@@ -181,7 +181,8 @@ class House:
         kernel.accounts.sessions.on_end(session_ended)
 
         def preset_changed(event: Event) -> None:
-            loop.call_soon_threadsafe(kernel.instances.preset_saved, event.data["model"])
+            if event.kind != "noted":
+                loop.call_soon_threadsafe(kernel.instances.preset_saved, event.data["model"])
 
         kernel.events.subscribe("presets", preset_changed)
         await asyncio.to_thread(kernel.library.rescan)

@@ -233,16 +233,19 @@ class Library:
         """All presets by model path."""
         return self._presets.all()
 
-    def put_preset(self, model_path: Path, values: Mapping[str, Any], actor: str) -> dict[str, Any]:
+    def put_preset(
+        self, model_path: Path, values: Mapping[str, Any], actor: str, *, options: bool = True
+    ) -> dict[str, Any]:
         """Validate and store a preset (launch options, ``favorite``, ``note``, ``aliases``) in place of an earlier.
 
+        :param options: whether its launch options were meant, which then count for what runs, too.
         :raises InvalidField: names the field; an alias that is a name of another model already names that model.
         """
         with self._changing:
             self._refuse_taken(model_path, values.get("aliases"))
             preset = self._presets.put(model_path, values)
             self._take_in_presets()
-        self._tell(model_path, "saved", actor)
+        self._tell(model_path, "saved" if options else "noted", actor)
         return preset
 
     def delete_preset(self, model_path: Path, actor: str) -> bool:

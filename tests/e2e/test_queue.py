@@ -78,14 +78,14 @@ def test_a_limit_that_changes_meanwhile_lets_more_run_and_sends_no_waiter_away(
     manager: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
 ) -> None:
     name = slow(manager)
-    limits = {"parallel": 4, "ctx_size": 8192}
+    limits = {"parallel": 3, "ctx_size": 8192}
     instance = manager.launch(name, max_concurrent=1, **limits)
-    requests = [at_once.submit(manager.chat, name, max_tokens=800) for _ in range(6)]
-    manager.until(lambda: queue(manager, instance["id"]) == (1, 5), "one running")
+    requests = [at_once.submit(manager.chat, name, max_tokens=500) for _ in range(4)]
+    manager.until(lambda: queue(manager, instance["id"]) == (1, 3), "one running")
     manager.preset(name, max_concurrent=3, max_queue_depth=1, **limits)
     manager.until(lambda: queue(manager, instance["id"])[0] == 3, "three running")
     manager.preset(name, max_concurrent=2, max_queue_depth=0, **limits)
-    assert [request.result(60).status for request in requests] == [200] * 6
+    assert [request.result(60).status for request in requests] == [200] * 4
 
 
 def test_the_queue_is_first_come_first_served(manager: Manager, slow: Callable[[Manager], str]) -> None:

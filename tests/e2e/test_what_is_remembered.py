@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import quote
 
 from llamaman.testing.manager import Manager
 
@@ -90,3 +91,16 @@ def _records(place: Any, instance_id: str) -> list[dict[str, Any]]:
 def _healthy(manager: Manager, instance_id: str, generation: int) -> dict[str, Any] | None:
     seen = manager.instance(instance_id)
     return seen if seen["status"] == "healthy" and seen["generation"] == generation else None
+
+
+def test_a_note_on_a_preset_leaves_what_runs_as_it_was_launched(plain_manager: Manager) -> None:
+    manager = plain_manager
+    manager.preset("tiny", max_concurrent=3)
+    made = manager.launch("tiny", parallel=4, max_concurrent=1)
+    path = quote(str(manager.models / "tiny.gguf").lstrip("/"))
+    manager.manage("PATCH", f"/api/presets/{path}", {"favorite": True})
+    manager.preset("tiny", idle_timeout_min=7)
+    manager.until(lambda: manager.instance(made["id"])["config"]["idle_timeout_min"] == 7, "the preset")
+    assert manager.instance(made["id"])["config"]["max_concurrent"] == 1, "which came after the note"
+    manager.preset("tiny", max_concurrent=3)
+    manager.until(lambda: manager.instance(made["id"])["config"]["max_concurrent"] == 3, "the preset")

@@ -82,7 +82,7 @@ def routes(kernel: Services) -> RouteSet:
     def patch_preset(model_path: str) -> Response:
         changes = fields(_KEPT)
         before = _existing(kernel, model_path)
-        kernel.library.put_preset(_path(model_path), {**before, **changes}, identity().actor)
+        kernel.library.put_preset(_path(model_path), {**before, **changes}, identity().actor, options=False)
         return jsonify({"status": "saved"})
 
     @blueprint.delete(_ONE)
