@@ -161,6 +161,7 @@ class Request:
         chunks.clear()
         self.buffered = 0
         self._delivered = True
+        self._connection.resume_body()  # else a client that leaves now would not be noticed
         return body
 
     # --- ASGI
@@ -179,8 +180,7 @@ class Request:
         self._chunks.clear()
         self.buffered = 0
         self._delivered = self.body_complete
-        if not self.body_complete:
-            self._connection.resume_body()
+        self._connection.resume_body()  # also at the end: else a client that leaves would not be noticed
         return {"type": "http.request", "body": body, "more_body": not self.body_complete}
 
     async def send(self, message: dict[str, Any]) -> None:
