@@ -11,6 +11,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,12 +30,14 @@ from llamaman.errors import (
     UpstreamFailed,
 )
 from llamaman.gateway.affinity import conversation
-from llamaman.gateway.body_guard import check_head, read_json, without_slot
+from llamaman.gateway.beside import beside_the_loop
+from llamaman.gateway.body_guard import ON_LOOP, check_head, read_json, without_slot
 from llamaman.gateway.broken_engines import BrokenEngines
 from llamaman.gateway.crash_notes import Blamed, nobody_is_told
 from llamaman.gateway.dialect import (
     Call,
     Calls,
+    Chunk,
     Dialect,
     Emit,
     Event,
@@ -42,8 +45,10 @@ from llamaman.gateway.dialect import (
     Intent,
     Lease,
     Next,
+    Op,
     Reply,
     Result,
+    Serving,
     Start,
     Value,
     Work,
@@ -187,24 +192,29 @@ class Pipeline:
                     raw = await parts.media.settle(raw, body, route, request)
                     await self._broken.check_body(head.path, raw)
             own = self._own_instance(exchange)
+            own_model = parts.library.by_path(own.model_path) if own else None
+            if own_model and not allows_model(identity, own_model.name):
+                raise Forbidden("this key may not use the model of this port")
             models = parts.library.models()
-            answer = dialect.open(
-                DialectRequest(
-                    route=route,
-                    path=head.path,
-                    values=values,
-                    query=head.query,
-                    identity=identity,
-                    json=body,
-                    raw=raw,
-                    models=models if identity.models is None else allowed(models, identity),
-                    own_model=parts.library.by_path(own.model_path) if own else None,
-                    request_id=exchange.id,
-                    content_type=head.named.get(b"content-type", b""),
-                    received=exchange.began,
-                    **self._what_runs(route, identity),
-                )
+            asked = DialectRequest(
+                route=route,
+                path=head.path,
+                values=values,
+                query=head.query,
+                identity=identity,
+                json=body,
+                raw=raw,
+                models=models if identity.models is None else allowed(models, identity),
+                own_model=own_model,
+                request_id=exchange.id,
+                content_type=head.named.get(b"content-type", b""),
+                received=exchange.began,
+                **self._what_runs(route, identity),
             )
+            if len(raw) > ON_LOOP:
+                answer = await beside_the_loop(partial(dialect.open, asked))
+            else:
+                answer = dialect.open(asked)
             if isinstance(answer, Reply):
                 await exchange.reply(answer)
             else:
@@ -372,13 +382,18 @@ class Pipeline:
         serving = exchange.dialect.serve(intent, model, lease_of(grant))
         stream: EventStream | None = None
         event: Event = None
+        is_large = intent.request is not None and len(intent.request.raw) > ON_LOOP
+        told = False
         try:
             while True:
-                try:
-                    op = serving.send(event)
-                except StopIteration:
+                step = partial(_step, serving, event)
+                # To translate a large body takes long; what the engine says comes in small pieces.
+                is_long = is_large and not told and not isinstance(event, Chunk)
+                op = await beside_the_loop(step) if is_long else step()
+                if op is None:
                     break
                 event = None
+                told = isinstance(op, Emit | Start)
                 if isinstance(op, Emit):
                     await exchange.hold(op.data)
                     continue
@@ -455,6 +470,14 @@ class Pipeline:
                 error=error.message if error else None,
             )
         )
+
+
+def _step(serving: Serving, event: Event) -> Op | None:
+    """A dialect's next operation; None at its end. A thread's result cannot be a StopIteration."""
+    try:
+        return serving.send(event)
+    except StopIteration:
+        return None
 
 
 def _home(intent: Intent) -> str | None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from llamaman.core.auth import allows_model
 from llamaman.core.instance import Instance
 from llamaman.core.library_contract import Library
-from llamaman.core.model_names import key_of, known_names
+from llamaman.core.model_names import find_model, key_of, known_names
 from llamaman.errors import (
+    Forbidden,
     InvalidRequest,
     LlamaManError,
     ModelNotFound,
@@ -25,21 +26,33 @@ def resolve(library: Library, intent: Intent, own: Instance | None, identity: Id
     """The model that a request means: by name, or the one of the instance port it came through.
 
     :raises ModelNotFound: the candidates are only those that the caller may use.
+    :raises Forbidden: it is a model that the caller may not use, by its whole name.
     :raises WrongPort: another model's name on an instance port.
     """
     if own is None:
         if not intent.model:
             raise InvalidRequest("model is required", field="model")
-        try:
-            return library.find(intent.model)
-        except ModelNotFound as error:
-            raise ModelNotFound(
-                error.name, [c for c in error.candidates if allows_model(identity, c)]
-            ) from None
+        if identity.models is not None:
+            return _resolve_narrowed(library, intent.model, identity)
+        return library.find(intent.model)
     model = library.by_path(own.model_path)
     if intent.model and not _fits(intent.model, model):
         raise WrongPort(f"model '{intent.model}' is not loaded on this port", field="model")
     return model
+
+
+def _resolve_narrowed(library: Library, name: str, identity: Identity) -> ModelView:
+    """For a key that may use some models only, and learns the names of no others: beginnings mean its own."""
+    try:
+        found = library.find(name)
+    except ModelNotFound:
+        pass
+    else:
+        if allows_model(identity, found.name):
+            return found
+        if key_of(name) in known_names((found,)):
+            raise Forbidden(f"this key may not use model '{name}'", field="model")
+    return find_model(name, allowed(library.models(), identity))
 
 
 class WrongPort(NotFound):

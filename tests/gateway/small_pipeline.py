@@ -71,7 +71,9 @@ class Engine:
                 body = await reader.readexactly(length)
                 path = lines[0].split(" ")[1]
                 if path == "/health":
-                    writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" if self.is_healthy else b"")
+                    writer.write(
+                        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok" if self.is_healthy else b""
+                    )
                     if not self.is_healthy:
                         return
                     continue
@@ -191,8 +193,12 @@ async def house(
     slots: int = 1,
     media: Media | None = None,
     who: Identity = NOBODY,
+    on_its_port: bool = False,
 ) -> AsyncIterator[House]:
-    """A listener, a pipeline with one ready instance, and its engine."""
+    """A listener, a pipeline with one ready instance, and its engine.
+
+    :param on_its_port: the listener is the instance's own.
+    """
     engine = Engine(behave)
     server = await asyncio.start_server(engine.serve, "127.0.0.1", 0)
     upstream = Upstream(Address("127.0.0.1", server.sockets[0].getsockname()[1]))
@@ -219,7 +225,7 @@ async def house(
         await pipeline.handle(request, send, dialect, ROUTE, {}, Access.INFERENCE)
 
     listeners = Listeners(app, limits=Limits(), budget=BodyBudget(1 << 30))
-    surface = Surface("proxy")
+    surface = Surface("instance", instance.id) if on_its_port else Surface("proxy")
     await listeners.open(surface, host="127.0.0.1", port=0)
     try:
         port = listeners.ports()[surface][1]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 
 from llamaman.access import Scope
 from llamaman.gateway.dialect import JSON_HEADERS, Call, Intent, Lease, Reply, Request, Serving
+from llamaman.gateway.exchange import Exchange
 from llamaman.records import NOBODY, Identity, ModelView
 
-from .small_pipeline import Scripted, house, whole
+from .small_pipeline import Scripted, ask, house, whole
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
 
@@ -77,3 +79,60 @@ def test_the_choice_of_a_slot_is_for_those_who_manage(run: Run, scope: Scope | N
                 assert body == {"prompt": "a", "id_slot": -1}
 
     run(main())
+
+
+class Translating(Passing):
+    """Keeps on which threads it was asked, in order; waits in its first step until it may go on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[bool] = []
+        self.reached, self.may_go_on = threading.Event(), threading.Event()
+        self.may_go_on.set()
+
+    def _note(self) -> None:
+        self.threads.append(threading.current_thread() is threading.main_thread())
+
+    def open(self, request: Request) -> Intent | Reply:
+        self._note()
+        return super().open(request)
+
+    def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
+        self._note()
+        self.reached.set()
+        self.may_go_on.wait(10)
+        yield from super().serve(intent, model, lease)
+
+
+@pytest.mark.parametrize("size", [1_000, 100_000])
+def test_a_large_body_is_translated_beside_the_event_loop(run: Run, size: int) -> None:
+    async def main() -> None:
+        async with house(dialect := Translating(), answers) as place:
+            status, _ = await whole(place.port, b'{"prompt":"%b"}' % (b"x" * size))
+            assert status == 200
+            assert dialect.threads == [size < 10_000] * 2
+
+    run(main())
+
+
+def test_a_client_may_leave_while_its_body_is_translated(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    async def main() -> None:
+        async with house(dialect := Translating(), answers) as place:
+            dialect.may_go_on.clear()
+            _, writer = await ask(place.port, b'{"prompt":"%b"}' % (b"x" * 100_000))
+            await asyncio.to_thread(dialect.reached.wait, 10)
+            writer.transport.abort()
+            (exchange,) = place.pipeline.exchanges.all()
+            assert isinstance(exchange, Exchange)
+            async with asyncio.timeout(10):
+                while not exchange.request.is_gone:
+                    await asyncio.sleep(0.01)
+            assert place.instance.active == 1  # its slot is its own until the thread has ended
+            dialect.may_go_on.set()
+            async with asyncio.timeout(10):
+                while not place.at_rest():
+                    await asyncio.sleep(0.01)
+            assert place.engine.seen == []
+
+    run(main())
+    assert caplog.records == []
