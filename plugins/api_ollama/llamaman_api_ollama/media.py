@@ -9,15 +9,19 @@ from __future__ import annotations
 import base64
 import binascii
 import re
+import threading
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from llamaman import InvalidField, LlamaManError
 
 MOST_PIXELS = 64_000_000
+#: Of all pictures of a request that have to be made into others; each takes eight bytes a pixel while that is done.
+MOST_CONVERTED = 32_000_000
 #: Characters of base64 that are checked before anything is loaded for them; more would hold up the event loop.
 CHECKED_EARLY = 1 << 20
 
+_CONVERTING = threading.Lock()  # one at a time: a small file may be a picture that takes much memory
 _FOREIGN = re.compile(r"[^A-Za-z0-9+/\r\n]")
 _FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")
 _PICTURES = (
@@ -59,10 +63,18 @@ def check(texts: Sequence[str]) -> None:
 
 def read_all(groups: Sequence[Sequence[str]]) -> list[list[Media]] | LlamaManError:
     """Every message's media; an error is returned, for ``Work`` cannot raise into a generator."""
+    left = MOST_CONVERTED
+    found: list[list[Media]] = []
     try:
-        return [[read(text) for text in group] for group in groups]
+        for group in groups:
+            found.append([])
+            for text in group:
+                media, converted = _read(text, left)
+                found[-1].append(media)
+                left -= converted
     except LlamaManError as error:
         return error
+    return found
 
 
 def read(text: str) -> Media:
@@ -70,18 +82,23 @@ def read(text: str) -> Media:
 
     :raises InvalidField: not base64, too many pixels, or a WebP picture that is broken.
     """
+    return _read(text, MOST_CONVERTED)[0]
+
+
+def _read(text: str, left: int) -> tuple[Media, int]:
+    """One of them, and the pixels that had to be converted for it, at most ``left``."""
     data = _without_prefix(text)
     raw = base64.b64decode(data)
     if raw[:4] == b"RIFF" and raw[8:12] == b"WAVE":
-        return Media("audio", "wav", data)
+        return Media("audio", "wav", data), 0
     if raw[:3] == b"ID3" or (raw[:1] == b"\xff" and raw[1:2] and raw[1] & 0xE0 == 0xE0):
-        return Media("audio", "mp3", data)
+        return Media("audio", "mp3", data), 0
     is_webp = raw[:4] == b"RIFF" and raw[8:12] == b"WEBP"
-    png = _measure(raw, convert=is_webp)
+    png, pixels = _measure(raw, left if is_webp else None)
     if png is not None:
-        return Media("image", "image/png", base64.b64encode(png).decode())
+        return Media("image", "image/png", base64.b64encode(png).decode()), pixels
     mime = next((mime for magic, mime in _PICTURES if raw.startswith(magic)), "image/jpeg")
-    return Media("image", mime, data)
+    return Media("image", mime, data), 0
 
 
 def _without_prefix(text: str) -> str:
@@ -105,8 +122,8 @@ def _illegal(position: int) -> InvalidField:
     return InvalidField("images", f"illegal base64 data at input byte {position}")
 
 
-def _measure(raw: bytes, *, convert: bool) -> bytes | None:
-    """See that a picture is not too large; its PNG where ``convert`` asks for one.
+def _measure(raw: bytes, left: int | None) -> tuple[bytes | None, int]:
+    """See that a picture is not too large; its PNG, and its pixels, where ``left`` pixels may be converted.
 
     What is no picture to us is left to the engine, which says so itself.
     """
@@ -119,19 +136,26 @@ def _measure(raw: bytes, *, convert: bool) -> bytes | None:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # our own limit is lower
             picture = Image.open(io.BytesIO(raw), formats=_FORMATS)
-        if picture.width * picture.height > MOST_PIXELS:
+        pixels = picture.width * picture.height
+        if pixels > MOST_PIXELS:
             raise _too_large()
-        if not convert:
-            return None
+        if left is None:
+            return None, 0
+        if pixels > left:
+            most = MOST_CONVERTED // 1_000_000
+            raise InvalidField("images", f"WebP pictures may have {most} megapixels in all; send PNG or JPEG")
         into = io.BytesIO()
-        picture.convert("RGBA" if "A" in picture.getbands() else "RGB").save(into, "PNG", compress_level=1)
-        return into.getvalue()
+        with _CONVERTING:
+            picture.convert("RGBA" if "A" in picture.getbands() else "RGB").save(
+                into, "PNG", compress_level=1
+            )
+        return into.getvalue(), pixels
     except Image.DecompressionBombError:
         raise _too_large() from None
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        if convert:
+        if left is not None:
             raise InvalidField("images", f"a WebP picture cannot be read: {error}") from None
-        return None
+        return None, 0
 
 
 def _too_large() -> InvalidField:

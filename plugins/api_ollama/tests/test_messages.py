@@ -257,6 +257,15 @@ def test_thousands_of_calls_results_and_beginnings_take_no_more_than_their_share
     assert len(sent[-1]["content"]) == 4096 * 5000
 
 
+def test_pictures_that_have_to_be_converted_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(media, "MOST_CONVERTED", 2_000_000)
+    large = picture("WEBP", (1000, 1000))  # some hundred bytes, and a million pixels
+    assert isinstance(media.read_all([[large], [large, picture("PNG", (9, 9))]]), list)
+    refusal = media.read_all([[large], [large], [picture("WEBP")]])
+    assert isinstance(refusal, InvalidField)
+    assert "2 megapixels in all" in refusal.message
+
+
 def test_a_data_url_and_line_ends_are_taken_off() -> None:
     data = picture("PNG")
     assert media.read(f"data:image/webp;base64,{data[:40]}\r\n{data[40:]}\n").data == data
