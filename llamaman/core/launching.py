@@ -185,6 +185,9 @@ class Launching:
         stops = instance.stops
         if self._reach.reason(instance.runtime):  # unless its preset names an engine elsewhere by now
             await self.resolve(instance, instance.overrides)
+        if instance.managed and instance.state is State.FAILED and "ctx_size" in instance.overrides:
+            # A client's wish, under which it did not load: others need not share it, nor the pause after it.
+            instance.overrides = {k: v for k, v in instance.overrides.items() if k != "ctx_size"}
         if (pause := self._breaker.check(instance.config_hash, time.monotonic())) and (
             await self._unchanged(instance)
         ):

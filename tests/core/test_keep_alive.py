@@ -13,6 +13,7 @@ import pytest
 
 from llamaman.core.demand import Demand
 from llamaman.core.instance import Instance
+from llamaman.errors import LlamaManError
 from llamaman.records import State
 
 from .fake_runtime import World
@@ -143,6 +144,21 @@ def test_a_preset_wins_over_what_clients_ask_for(world: World) -> None:
 
     async def story(world: World) -> None:
         assert (await use(world, context=9000)).options["ctx_size"] == 2048
+
+    play(world, story)
+
+
+def test_a_wish_under_which_the_model_did_not_load_does_not_last(world: World) -> None:
+    async def story(world: World) -> None:
+        world.runtime.script.dies_at_once = True
+        with pytest.raises(LlamaManError):
+            await use(world, context=9000)
+        (instance,) = world.instances.views()
+        await world.reach(instance.id, State.FAILED, seconds=20)
+        world.runtime.script.dies_at_once = False
+        assert (await use(world)).options["ctx_size"] == 4096, (
+            "others pay neither with memory nor with a pause"
+        )
 
     play(world, story)
 
