@@ -173,6 +173,14 @@ SCHEMA_DEPTH: Final = limit(
 PATTERN_BYTES: Final = limit(
     "pattern", 1 << 10, "A pattern in a JSON schema.", section=_FIELDS, unit="bytes", answer=400
 )
+SCHEMA_NAME_BYTES: Final = limit(
+    "schema_name",
+    1 << 10,
+    "A name in a JSON schema, or of a tool.",
+    section=_FIELDS,
+    unit="bytes",
+    answer=400,
+)
 GRAMMAR_BYTES: Final = limit("grammar", 64 << 10, "A grammar.", section=_FIELDS, unit="bytes", answer=400)
 GRAMMAR_DEPTH: Final = limit("grammar_depth", 64, "Open brackets in a grammar.", section=_FIELDS, answer=400)
 STOPS: Final = limit("stops", 64, "Texts that end an answer.", section=_FIELDS, answer=400)

@@ -1,7 +1,7 @@
 """What single fields of a parsed body may hold, in every client API alike. Read by `body_guard.py`. Pure.
 
-A grammar's brackets, a schema's levels and a pattern's length are what llama-server recurses over. Types are not
-checked here: a dialect or the engine knows best what a field must be.
+A grammar's brackets, a schema's levels, a pattern's length and the names that it searches by regular expressions are
+what llama-server recurses over. Types are not checked here: a dialect or the engine knows best what a field must be.
 """
 
 from __future__ import annotations
@@ -31,6 +31,9 @@ _FEWEST_AND_MOST = (("minLength", "maxLength"), ("minItems", "maxItems"))
 #: The engine writes a rule for each number of digits, and cannot count those of a larger bound without another.
 _FARTHEST = 10**15
 _LEAST, _GREATEST = ("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")
+
+#: A body of fewer bytes has no text that is too long.
+_SHORTEST = min(limits.PATTERN_BYTES, limits.SCHEMA_NAME_BYTES)
 
 _Check = Callable[[str, Any, int], None]
 
@@ -114,15 +117,28 @@ def _schema(name: str, value: Any, size: int) -> None:
         for each in level:
             inner = each
             if type(each) is dict:
-                pattern = each.get("pattern")
-                if isinstance(pattern, str) and _is_over(pattern, limits.PATTERN_BYTES):
-                    raise InvalidField(
-                        name, f"a pattern in {name} may have at most {limits.PATTERN_BYTES:,} bytes"
-                    )
+                if size > _SHORTEST:
+                    _check_texts(name, each)
                 _check_bounds(name, each)
                 inner = each.values()
             below += [value for value in inner if type(value) is dict or type(value) is list]
         level = below
+
+
+def _check_texts(name: str, schema: Mapping[str, Any]) -> None:
+    """Refuse long texts that the engine searches by regular expressions, whose search is recursive."""
+    pattern, reference = schema.get("pattern"), schema.get("$ref")
+    if isinstance(pattern, str) and _is_over(pattern, limits.PATTERN_BYTES):
+        raise InvalidField(name, f"a pattern in {name} may have at most {limits.PATTERN_BYTES:,} bytes")
+    if isinstance(reference, str):
+        _check_name(name, reference)
+    for key in schema:
+        _check_name(name, key)
+
+
+def _check_name(place: str, name: str) -> None:
+    if _is_over(name, limits.SCHEMA_NAME_BYTES):
+        raise InvalidField(place, f"a name in {place} may have at most {limits.SCHEMA_NAME_BYTES:,} bytes")
 
 
 def _check_bounds(name: str, schema: Mapping[str, Any]) -> None:
@@ -183,10 +199,13 @@ def _tools(name: str, value: Any, size: int) -> None:
         if not isinstance(tool, dict):
             continue
         place = f"{name}[{number}]"
+        function = tool.get("function")
+        for named in (tool, function) if isinstance(function, dict) else (tool,):
+            if isinstance(title := named.get("name"), str):
+                _check_name(place, title)
         for key in ("parameters", "input_schema"):
             if key in tool:
                 _schema(f"{place}.{key}", tool[key], size)
-        function = tool.get("function")
         if isinstance(function, dict) and "parameters" in function:
             _schema(f"{place}.function.parameters", function["parameters"], size)
 

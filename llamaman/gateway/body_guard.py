@@ -74,7 +74,7 @@ def parse(raw: bytes) -> dict[str, Any]:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
     if type(body) is not dict:
         raise InvalidRequest("the body must be a JSON object")
-    if members != _count_members(body):
+    if members != _look_through(body):
         raise _repeated(raw)
     check(body, len(raw))
     return body
@@ -199,8 +199,11 @@ def _name(token: bytes) -> str:
 # --- what was parsed ---------------------------------------------------------------------------------
 
 
-def _count_members(body: dict[str, Any]) -> int:
-    """The members of all objects; fewer than the text has where a key is repeated."""
+def _look_through(body: dict[str, Any]) -> int:
+    """The number of members of all objects; it is less than that of the text where a key is repeated.
+
+    :raises InvalidField: what is written into a string as JSON is nested too deeply.
+    """
     count = 0
     found: list[Any] = [body]
     for each in found:  # grows meanwhile
@@ -208,10 +211,21 @@ def _count_members(body: dict[str, Any]) -> int:
         if type(each) is dict:
             count += len(each)
             inner = each.values()
+            if "arguments" in each:
+                _check_arguments(each["arguments"])
         for value in inner:
             if type(value) is dict or type(value) is list:
                 found.append(value)  # noqa: PERF401 - a list of its own costs more than the few values of most
     return count
+
+
+def _check_arguments(text: object) -> None:
+    """JSON written into a string: what a tool was called with, which llama-server parses for a model's template."""
+    if not isinstance(text, str) or text.count("[") + text.count("{") <= limits.BODY_DEPTH:
+        return
+    outside = _outside(text.encode(), inside=False)[0]
+    if _deepest(outside, 0) > limits.BODY_DEPTH:
+        raise _at("arguments", f"is nested deeper than {limits.BODY_DEPTH} levels")
 
 
 def _repeated(raw: bytes) -> LlamaManError:

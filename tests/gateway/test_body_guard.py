@@ -288,6 +288,52 @@ def test_a_schema_is_bounded_wherever_a_client_api_has_one(place: str) -> None:
     passes(at(place, wrap({"enum": ["a" * 255 * KIB]})))
 
 
+@pytest.mark.parametrize("place", SCHEMA_PLACES)
+@pytest.mark.parametrize("at_fault", ["properties", "$defs", "$ref"])
+def test_names_in_a_schema_are_bounded(place: str, at_fault: str) -> None:
+    """The engine searches them by regular expressions: 30,000 brackets in a row end it."""
+
+    def named(size: int) -> dict[str, Any]:
+        name = "(" * size
+        part = {"$ref": name} if at_fault == "$ref" else {at_fault: {name: TEXT}}
+        return at(place, SCHEMA_PLACES[place]({"items": part}))
+
+    passes(named(KIB))
+    error = refused(named(KIB + 1))
+    assert "1,024 bytes" in error.message
+    assert error.field is not None
+    assert place.startswith(error.field)
+
+
+@pytest.mark.parametrize("shape", ["function", "flat"])
+def test_names_of_tools_are_bounded(shape: str) -> None:
+    def named(size: int) -> dict[str, Any]:
+        tool: dict[str, Any] = {"name": "(" * size}
+        return {"tools": [{}, {"type": "function", "function": tool} if shape == "function" else tool]}
+
+    passes(named(KIB))
+    error = refused(named(KIB + 1))
+    assert (error.field, "1,024 bytes" in error.message) == ("tools[1]", True)
+
+
+@pytest.mark.parametrize(
+    "around",
+    [
+        lambda call: {"messages": [{"role": "assistant", "tool_calls": [{"function": call}]}]},
+        lambda call: {"input": [{"type": "function_call", **call}]},
+        lambda call: {"messages": [{"function_call": call}]},
+    ],
+)
+def test_arguments_that_are_json_in_a_string_are_no_deeper_than_a_body(
+    around: Callable[[Any], dict[str, Any]],
+) -> None:
+    passes(around({"arguments": f'{{"a":{nested(127).decode()}}}'}))
+    passes(around({"arguments": '{"a":"%s"}' % ("[" * 500)}))
+    passes(around({"arguments": {"a": 1}}))
+    error = refused(around({"arguments": f'{{"a":{nested(128).decode()}}}'}))
+    assert (error.field, error.message) == ("arguments", "arguments is nested deeper than 128 levels")
+
+
 def test_a_schema_that_is_written_into_a_text_is_no_way_around() -> None:
     passes({"format": "json"})
     assert refused({"format": '{"not":' * 65}).field == "format"
