@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import parse_qsl, urlencode
 
-from llamaman.access import OPENS, Access
+from llamaman.access import Access
 from llamaman.errors import InvalidField, InvalidRequest, LlamaManError, NotFound
 from llamaman.gateway.dialect import (
     JSON_HEADERS,
@@ -32,7 +32,7 @@ from llamaman.gateway.dialect import (
 from llamaman.gateway.endpoints import ASSETS, ENDPOINTS, UPSTREAM, Endpoint
 from llamaman.gateway.engine_faults import put_right
 from llamaman.gateway.host_paths import without_paths
-from llamaman.records import Identity, ModelView
+from llamaman.records import ModelView
 
 _BY_ROUTE: Mapping[tuple[str, str], Endpoint] = {
     **{(e.method, e.path): e for e in (*ENDPOINTS, *ASSETS)},
@@ -128,7 +128,6 @@ class Native:
             _target(endpoint, request),
             request.raw,
             mode="relay" if intent.stream else "plain",
-            patch=_patch(request),
             rename=_rename(request, model),
             content_type=request.content_type if endpoint.body == "raw" else b"application/json",
             compressed=endpoint.asset,
@@ -221,15 +220,6 @@ def _slots(endpoint: Endpoint, body: Mapping[str, Any]) -> int:
     if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 128:
         raise InvalidField("n", "n must be an integer from 1 to 128")
     return count
-
-
-def _patch(request: Request) -> dict[str, Any]:
-    """Which slot serves whom is the pool's business, unless somebody manages it."""
-    return {"id_slot": -1} if "id_slot" in request.json and not _manages(request.identity) else {}
-
-
-def _manages(identity: Identity) -> bool:
-    return identity.scope is not None and Access.MANAGE in OPENS[identity.scope]
 
 
 def _rename(request: Request, model: ModelView) -> tuple[str, str] | None:

@@ -8,12 +8,11 @@ from typing import Any
 
 import pytest
 
-from llamaman.access import Access, Scope
+from llamaman.access import Access
 from llamaman.errors import InvalidField, InvalidRequest, LlamaManError, NotFound
 from llamaman.gateway.dialect import Call, Dialect, Intent, Result
 from llamaman.gateway.endpoints import ASSETS, ENDPOINTS, UPSTREAM
 from llamaman.gateway.native import Native
-from llamaman.records import Identity
 from llamaman.testing.dialect_contract import DialectContract, Example
 from llamaman.testing.dialect_script import LEASE, MODEL, Transcript, drive, request_for
 
@@ -125,13 +124,6 @@ def test_only_listed_parameters_are_passed_on_in_our_own_spelling(
 def test_a_listed_parameter_has_a_listed_value(query: bytes) -> None:
     with pytest.raises(InvalidField, match="save, restore, erase"):
         opened("POST", "/slots/{id_slot}", query=query)
-
-
-@pytest.mark.parametrize("scope", [None, *Scope])
-def test_which_slot_serves_whom_is_the_choice_of_managers_alone(scope: Scope | None) -> None:
-    who = Identity("key", "k", scope)
-    (call,) = served("POST", "/completion", {"prompt": "a", "id_slot": 3}, identity=who).calls
-    assert call.patch == ({} if scope in (Scope.MANAGE, Scope.ADMIN) else {"id_slot": -1})
 
 
 def test_paths_of_the_host_are_left_out() -> None:

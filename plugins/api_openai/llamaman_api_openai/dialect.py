@@ -190,7 +190,7 @@ def _dump(value: Any) -> bytes:
 def _pass_on(request: Request, intent: Intent, model: ModelView) -> Serving:
     """Ask the engine for the same; it speaks this API."""
     path, body = request.route.pattern, request.json
-    patch = fields.slot(request)
+    patch: dict[str, Any] = {}
     if path == CHAT:
         patch |= fields.thinking(body)
     elif path == RESPONSES_TOKENS:
@@ -223,7 +223,7 @@ def _respond(request: Request, intent: Intent, model: ModelView, lease: Lease) -
         RESPONSES,
         request.raw,
         mode="stream",
-        patch={**fields.slot(request), **responses.patch(body), "stream": True},
+        patch={**responses.patch(body), "stream": True},
     )
     began = False
     while isinstance(event, Chunk):
@@ -251,7 +251,7 @@ _ENDED = {"message": "the engine's answer has no end", "type": "server_error", "
 def _embed(request: Request, intent: Intent, model: ModelView) -> Serving:
     """Embeddings of a length of the client's choice."""
     body = request.json
-    patch = {**fields.slot(request), "encoding_format": "float"}
+    patch = {"encoding_format": "float"}
     result = yield Call("POST", EMBEDDINGS, request.raw, patch=patch, rename=_rename(intent, model))
     assert isinstance(result, Result)
     length = embeddings.dimensions(body)

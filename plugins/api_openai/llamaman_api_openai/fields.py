@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from llamaman import InvalidField, Request, Scope
+from llamaman import InvalidField
 
 #: OpenAI's words for how long to think -> what chat templates know; None: not at all.
 _EFFORTS: dict[str, str | None] = {
@@ -80,9 +80,3 @@ def thinking(body: dict[str, Any]) -> dict[str, Any]:
     kwargs = body.get("chat_template_kwargs")
     kwargs = kwargs if isinstance(kwargs, dict) else {}
     return {"reasoning_effort": None, "chat_template_kwargs": {**kwargs, "enable_thinking": False}}
-
-
-def slot(request: Request) -> dict[str, Any]:
-    """Which slot serves whom is the pool's business, unless somebody manages it."""
-    manages = request.identity.scope in (Scope.MANAGE, Scope.ADMIN)
-    return {"id_slot": -1} if "id_slot" in request.json and not manages else {}

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from llamaman import errors
-from llamaman.access import Scope
 from llamaman.errors import (
     InvalidField,
     InvalidRequest,
@@ -21,7 +20,6 @@ from llamaman.errors import (
     Unauthorized,
 )
 from llamaman.gateway.dialect import Call, Intent, Reply, Result
-from llamaman.records import Identity
 from llamaman.testing.dialect_script import MODEL, MODELS, drive, request_for
 from llamaman_api_openai.dialect import CHAT, COMPLETIONS, EMBEDDINGS, RERANK, RERANKS, TRANSCRIPTIONS, OpenAI
 
@@ -180,11 +178,10 @@ def test_what_a_stream_does_not_tell_whole_is_asked_plainly(body: dict[str, Any]
 
 
 def test_the_clients_bytes_are_sent_and_only_patched() -> None:
-    body = {**HELLO, "id_slot": 3, "unknown": [1.50]}
+    body = {**HELLO, "unknown": [1.50]}
     call = only_call(CHAT, body)
     assert json.loads(call.body) == body
-    assert call.patch == {"id_slot": -1}  # which slot serves whom is the pool's business
-    assert only_call(CHAT, HELLO).patch == {}
+    assert call.patch == {}
 
 
 @pytest.mark.parametrize(("name", "rename"), [("alpha", None), ("ALPHA:latest", ("alpha", "ALPHA:latest"))])
@@ -337,18 +334,6 @@ def test_openais_words_for_thinking_become_the_engines(asked: dict[str, Any], pa
 def test_an_unknown_word_for_thinking_is_refused(effort: Any) -> None:
     with pytest.raises(InvalidField, match="none, minimal, low"):
         opened(CHAT, {**HELLO, "reasoning_effort": effort})
-
-
-# --- slots ----------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("scope", [None, *Scope])
-def test_only_managers_choose_a_slot(scope: Scope | None) -> None:
-    request = request_for(ROUTES["POST", CHAT], {**HELLO, "id_slot": 3})
-    intent = DIALECT.open(replace(request, identity=Identity("key", "k", scope)))
-    assert isinstance(intent, Intent)
-    (call,) = drive(DIALECT, intent).calls
-    assert call.patch == ({} if scope in (Scope.MANAGE, Scope.ADMIN) else {"id_slot": -1})
 
 
 # --- embeddings and rerank ------------------------------------------------------------------------------
