@@ -31,7 +31,7 @@ from llamaman.errors import (
 )
 from llamaman.gateway.affinity import conversation
 from llamaman.gateway.beside import beside_the_loop
-from llamaman.gateway.body_guard import ON_LOOP, check_head, read_json, without_slot
+from llamaman.gateway.body_guard import ON_LOOP, check_head, read_form, read_json, without_slot
 from llamaman.gateway.broken_engines import BrokenEngines
 from llamaman.gateway.crash_notes import Blamed, nobody_is_told
 from llamaman.gateway.dialect import (
@@ -188,6 +188,8 @@ class Pipeline:
                     body = await read_json(raw)
                     if "id_slot" in body and not allows(identity, Access.MANAGE):
                         raw = without_slot(raw, body)
+                else:
+                    await read_form(raw)
                 if level is Access.INFERENCE:
                     raw = await parts.media.settle(raw, body, route, request)
                     await self._broken.check_body(head.path, raw)

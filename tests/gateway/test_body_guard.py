@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from llamaman import limits
-from llamaman.errors import InvalidRequest, LlamaManError, UnsupportedMediaType
+from llamaman.errors import InvalidField, InvalidRequest, LlamaManError, UnsupportedMediaType
 from llamaman.gateway import body_fields, body_guard
 from llamaman.gateway.body import dump
 from llamaman.gateway.body_guard import parse
@@ -383,6 +383,15 @@ def test_a_schema_of_which_an_engine_makes_rules_without_end_is_refused(
 def test_a_grammar_that_repeats_at_least_more_often_than_at_most_is_refused(fine: str, endless: str) -> None:
     passes({"grammar": fine})
     assert refused({"grammar": endless}).field == "grammar"
+
+
+@pytest.mark.parametrize("name", ['="grammar"', "=grammar", ' = "grammar_triggers"', "*=UTF-8''grammar"])
+def test_a_form_is_no_way_around(name: str) -> None:
+    part = '--x\r\nContent-Disposition: form-data; name%s\r\n\r\nroot ::= "a"\r\n--x--\r\n'
+    body_guard.check_form((part % '="prompt"').replace("root", "my grammar").encode())
+    with pytest.raises(InvalidField) as refusal:
+        body_guard.check_form((part % name).encode())
+    assert refusal.value.field == "grammar"
 
 
 def test_what_starts_a_grammar_is_for_the_engine_to_say() -> None:
