@@ -195,7 +195,7 @@ class Pipeline:
                     await self._broken.check_body(head.path, raw)
             own = self._own_instance(exchange)
             own_model = parts.library.by_path(own.model_path) if own else None
-            if own_model and not allows_model(identity, own_model.name):
+            if own_model and level is not Access.PUBLIC and not allows_model(identity, own_model.name):
                 raise Forbidden("this key may not use the model of this port")
             models = parts.library.models()
             asked = DialectRequest(

@@ -110,7 +110,8 @@ def may(
         return False
     if is_session and surface != "manage":
         caller = "stranger"  # a cookie counts on the management port alone
-    if caller == "key of another model" and row.model:
+    # An instance's port is about its model whatever is asked there.
+    if caller == "key of another model" and (row.model or (surface == "instance" and row.level != "public")):
         return False
     if caller == "admin without CSRF" and method not in ("GET", "HEAD"):
         return False
