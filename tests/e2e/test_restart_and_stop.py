@@ -125,6 +125,24 @@ def test_a_stop_during_the_load_ends_the_load_and_tells_who_waits(
     assert refuses(instance["port"])
 
 
+def test_requests_that_come_during_a_restart_wait_for_it_and_are_answered(
+    manager: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
+) -> None:
+    instance = manager.launch(slow(manager))
+    with manager.ask("slow", stream=True, max_tokens=400) as request:
+        events = request.events()
+        next(events)
+        manage = f"/api/instances/{instance['id']}/restart"
+        restart = at_once.submit(manager.manage, "POST", manage, {})
+        manager.until(lambda: manager.instance(instance["id"])["state"] == "draining", "the drain")
+        ports = (manager.proxy_port, instance["port"], manager.proxy_port)
+        waiting = [at_once.submit(manager.chat, "slow", port=port, max_tokens=2) for port in ports]
+        assert list(events)[-1] == "[DONE]", "what ran was not cut"
+    assert [answer.result(30).status for answer in waiting] == [200] * 3
+    restart.result(30)
+    assert manager.instance(instance["id"])["generation"] == 2
+
+
 def test_stopping_twice_and_stopping_the_unknown(plain_manager: Manager) -> None:
     manager = plain_manager
     instance = manager.launch("tiny")

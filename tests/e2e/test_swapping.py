@@ -16,7 +16,7 @@ import pytest
 
 from llamaman.testing.engines import TestEngine
 from llamaman.testing.manager import Manager
-from llamaman.testing.wire import call
+from llamaman.testing.wire import Request, call
 
 MODELS = tuple(f"model-{letter}" for letter in "abcdefgh")
 LIMIT = 2
@@ -137,3 +137,44 @@ def test_what_may_not_be_evicted_is_a_503_with_the_figures(crowded: Manager) -> 
     assert refused.headers["x-llamaman-reason"].startswith("max_models=2; running=2; launched_by_hand=2")
     why = crowded.manage("GET", f"/api/why?target={MODELS[5]}")
     assert "model limit reached (LLAMAMAN_MAX_MODELS=2)" in why["answer"]
+
+
+def test_who_waits_for_room_is_told_why_and_answered_in_the_end(
+    crowded: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
+) -> None:
+    name, pinned, newcomer = slow(crowded), MODELS[0], MODELS[1]
+    crowded.preset(name)
+    crowded.setting(allow_ollama_api_override_admin=True)
+    kept = crowded.launch(pinned, pinned=True)
+    body = {"model": name, "prompt": "hello", "options": {"num_predict": 300}}
+    with Request(
+        crowded.proxy_port, "POST", "/api/generate", key=crowded.inference_key, body=body, seconds=60
+    ) as stream:
+        stream.begun.readline()
+        waiting = at_once.submit(generate, crowded, newcomer)
+
+        def why() -> str:
+            return str(crowded.manage("GET", f"/api/why?target={newcomer}")["answer"])
+
+        crowded.until(lambda: "waits for room" in why(), "it to wait for room")
+        assert f"{name} " in why(), "what has to leave"
+        *_, last = stream.begun.read().splitlines()
+    assert json.loads(last)["eval_count"] == 300, "nothing was cut"
+    status, text = waiting.result(60)
+    assert status == 200, text
+    assert crowded.instance(kept["id"])["generation"] == 1, "pinned"
+    (event,) = crowded.manage("GET", "/api/events?topic=admission")
+    assert (event["kind"], event["data"]["model"]) == ("waiting", newcomer)
+    left = [each for each in crowded.instances() if each["model_name"] == f"{name}.gguf"]
+    assert left[0]["reason"] == f"evicted for model '{newcomer}'"
+
+
+def test_listed_models_are_loaded_at_the_start_as_far_as_there_is_room(crowded: Manager) -> None:
+    crowded.setting(preload=[MODELS[3], "nobody", MODELS[1].upper(), MODELS[2]])
+    crowded.restart()
+    expected = {f"{MODELS[3]}.gguf": "healthy", f"{MODELS[1]}.gguf": "healthy"}
+    crowded.until(
+        lambda: {each["model_name"]: each["status"] for each in crowded.instances()} == expected, "both"
+    )
+    crowded.until(lambda: f"'{MODELS[2]}' was not loaded: model limit reached" in crowded.output(), "a word")
+    assert "setting preload: 'nobody' was not loaded: model 'nobody' not found" in crowded.output()
