@@ -151,11 +151,9 @@ class Room:
             self._note(waiting, decision)
             left_s = self._patience_s - (time.monotonic() - waiting.since)
             if self._patience_s and left_s <= 0:
-                raise ModelUnavailable(
-                    f"no room for model '{start.model}' within {self._patience_s:g} s (REQUEST_TIMEOUT): "
-                    f"it waited for {waiting.for_what}",
-                    retry_after=30,
-                )
+                told = f"no room for model '{start.model}' within {self._patience_s:g} s (REQUEST_TIMEOUT)"
+                self._publish("refused", start, f"{told}: it waited for {waiting.for_what}")
+                raise ModelUnavailable(told, detail=f"it waited for {waiting.for_what}", retry_after=30)
             wait_s = decision.seconds if isinstance(decision, Wait) else None
             await self._sleep(min(LOOK_AGAIN_S if wait_s is None else wait_s, LOOK_AGAIN_S))
 
@@ -215,12 +213,13 @@ class Room:
         if failed is None or not isinstance(self._decide(waiting), Refuse):
             return
         self._refuse_if_lost(failed.runtime)
-        error = ModelUnavailable(
-            f"model '{failed.model}' is busy and could not be evicted within {self._drain_s:g} s (DRAIN_TIMEOUT)",
-            retry_after=30,
-        )
-        self._publish("refused", waiting.start, error.message)
-        raise error
+        why = f"is busy and could not be evicted within {self._drain_s:g} s (DRAIN_TIMEOUT)"
+        told = f"model '{failed.model}' {why}"
+        self._publish("refused", waiting.start, told)
+        by_hand = (
+            waiting.start.launcher == "admin"
+        )  # others need not hear which models there are besides theirs
+        raise ModelUnavailable(told if by_hand else f"what is loaded {why}", detail=told, retry_after=30)
 
     def _leave(self, instance: Instance, start: Start) -> Awaitable[bool]:
         target: m.Target = "sleeping" if instance.wakes_on_request else "stopped"

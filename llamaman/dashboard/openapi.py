@@ -19,6 +19,7 @@ from typing import Any, Final
 from llamaman.access import Access
 from llamaman.dashboard.answer_schemas import ERROR
 from llamaman.dashboard.operation import Operation
+from llamaman.gateway.endpoints import UPSTREAM
 
 JsonObject = dict[str, Any]
 Place = tuple[str, str]
@@ -156,8 +157,10 @@ def _loop(row: Mapping[str, str]) -> JsonObject:
     if parameters:
         result["parameters"] = parameters
     kind = JSON
-    if level == Access.INFERENCE:
-        result["description"] = f"As the API that '{row['plugin']}' speaks describes it."
+    of_an_engine = row["path"].startswith(UPSTREAM)
+    if level == Access.INFERENCE or of_an_engine:
+        speaker = "llama-server's own API" if of_an_engine else f"the API that '{row['plugin']}' speaks"
+        result["description"] = f"As {speaker} describes it."
         if method not in _SAFE:
             result["requestBody"] = {"required": True, "content": {JSON: {"schema": {"type": "object"}}}}
     elif level != Access.PUBLIC:
@@ -166,6 +169,8 @@ def _loop(row: Mapping[str, str]) -> JsonObject:
     content: JsonObject = {kind: {}}
     if level == Access.INFERENCE:
         content["text/event-stream"] = {}
+    elif of_an_engine:
+        content["text/plain"] = {}  # its figures
     result["responses"] = {
         "200": {"description": "The answer.", "content": content},
         "default": {"description": "A refusal, as that API has them.", "content": {JSON: {}}},

@@ -10,6 +10,7 @@ import json
 
 #: How it begins what it calls a fault of its own (500), though the request is at fault.
 _CLIENTS_FAULTS = (
+    "'messages' is required",
     "Failed to parse",
     "Failed to load image",
     "Invalid diff",

@@ -136,9 +136,7 @@ class Native:
         if result.relayed:
             return
         if result.status != 200:
-            status, body = result.status, result.body
-            if endpoint.access is Access.INFERENCE and endpoint.method == "POST":
-                status, body = put_right(status, body)
+            status, body = put_right(result.status, result.body)
             yield Reply(status, JSON_HEADERS, body)
         elif endpoint.asset:
             yield Reply(200, _asset_headers(_file(request), result), result.body)
@@ -213,13 +211,16 @@ def _asset_headers(file: str, result: Result) -> Headers:
 
 
 def _slots(endpoint: Endpoint, body: Mapping[str, Any]) -> int:
-    """``n`` of a completion is as many slots as it has answers."""
-    count = body.get("n")
-    if not endpoint.streams or count is None:
-        return endpoint.slots
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 128:
-        raise InvalidField("n", "n must be an integer from 1 to 128")
-    return count
+    """A completion takes as many slots as it has answers; llama-server knows their number by two names."""
+    most = endpoint.slots
+    for name in ("n", "n_cmpl") if endpoint.streams else ():
+        count = body.get(name)
+        if count is None:
+            continue
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 128:
+            raise InvalidField(name, f"{name} must be an integer from 1 to 128")
+        most = max(most, count)
+    return most
 
 
 def _rename(request: Request, model: ModelView) -> tuple[str, str] | None:

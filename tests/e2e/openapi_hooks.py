@@ -106,6 +106,8 @@ def before_call(context: Any, case: Any, kwargs: dict[str, Any]) -> None:
         value = real_value(case.path, name, number) if number % 2 and PLAN["key"] else None
         if case.path.endswith("/restart") and number % 16 != 1:
             value = str(uuid.uuid4())  # each real one is an engine that starts
+        if value is None and case.path.startswith("/upstream/") and name == "model":
+            value = f"no-{case.path_parameters[name]}"  # else one letter finds a model that does not run: 503
         if value is not None:
             case.path_parameters[name] = value
     if case.path == "/api/why" and number % 2:
@@ -127,7 +129,7 @@ def real_value(path: str, name: str, number: int) -> str | None:
     if name == "model_path":
         return str(PLAN["path"]).lstrip("/")
     base = path.partition("/{")[0]
-    if base.startswith("/v1/"):
+    if base.startswith(("/v1/", "/upstream")):
         return str(PLAN["chat"])
     known = listed(base, name) if base in LISTS else []
     return known[number % len(known)] if known else None

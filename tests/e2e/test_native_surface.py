@@ -112,7 +112,7 @@ def test_what_tells_of_others_or_changes_something_needs_more_than_inference(
         ).status in (200, 400)
         assert door.ask("POST", "/lora-adapters", {}, key=keys["inference"]).status == 403
         erased = door.ask("POST", "/slots/0?action=erase&x=y", {}, key=keys["manage"])
-        assert erased.status in (200, 501), erased.text  # as the engine allows
+        assert erased.status in (200, 400), erased.text  # as the engine allows
         assert door.ask("POST", "/slots/9?action=erase", {}, key=keys["manage"]).status == 404
         for path in ("/tools", "/cors-proxy", "/v1/stream/x", "/models/load", "/v1/chat/completions/control"):
             for method in ("GET", "POST"):

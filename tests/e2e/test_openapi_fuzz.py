@@ -52,7 +52,8 @@ def run(manager: Manager, folder: Path, *options: str, key: str = "", **plan: An
     told = [process.communicate(timeout=300)[0] for process in at_work]
     found = [json.loads(line) for line in Path(plan["answers"]).read_text().splitlines()]
     print(f"{len(found)} requests:", dict(sorted(Counter(each["status"] for each in found).items())))
-    assert not [each for each in found if each["status"] >= 500 or each["status"] == 0]
+    bad = [each for each in found if each["status"] >= 500 or each["status"] == 0]
+    assert not bad, Counter((each["method"], each["path"], each["status"]) for each in bad)
     for process, text in zip(at_work, told, strict=True):
         assert process.returncode == 0, text[-8000:]
     return found
@@ -89,7 +90,7 @@ def test_thousands_of_generated_requests_meet_no_defect(fuzzed: Manager, tmp_pat
     found = run(
         fuzzed,
         tmp_path,
-        *("--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--max-examples", "50"),
+        *("--checks", CHECKS, "--phases", "examples,coverage,fuzzing", "--max-examples", "20"),
         key=key.secret,
         keep=[kept["id"], key.id],
     )

@@ -145,7 +145,9 @@ def test_topics_are_filtered_by_level(run: Run) -> None:
         publish(events, "instances")
         assert (await viewer.next())["topic"] == "instances"
         assert [(await admin.next())["topic"] for _ in range(2)] == ["users", "instances"]
-        with pytest.raises(InvalidField, match="topic must be one of admission, images, instances, models, presets"):
+        with pytest.raises(
+            InvalidField, match="topic must be one of admission, images, instances, models, presets"
+        ):
             feed(events).open(VIEWER, {"topic": "users"})
         await viewer.close(), await admin.close()
 

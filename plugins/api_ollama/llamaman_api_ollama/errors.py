@@ -21,6 +21,7 @@ STOPPED = "model runner has unexpectedly stopped: its answer ended without an en
 
 #: How llama-server begins what it calls a fault of its own (500), though the request is at fault.
 _CLIENTS_FAULTS = (
+    "Failed to parse messages",
     "Failed to parse tools",
     "Unknown reasoning format",
     "image input is not supported",

@@ -36,13 +36,16 @@ def flag(body: dict[str, Any], name: str) -> bool:
 
 
 def choices(body: dict[str, Any]) -> int:
-    """How many answers are asked for: as many slots are needed."""
-    count = body.get("n")
-    if count is None:
-        return 1
-    if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 128:
-        raise InvalidField("n", "n must be an integer from 1 to 128")
-    return count
+    """How many answers are asked for: as many slots are needed. llama-server knows it by two names."""
+    most = 1
+    for name in ("n", "n_cmpl"):
+        count = body.get(name)
+        if count is None:
+            continue
+        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 128:
+            raise InvalidField(name, f"{name} must be an integer from 1 to 128")
+        most = max(most, count)
+    return most
 
 
 def most_tokens(body: dict[str, Any]) -> int | None:

@@ -164,6 +164,7 @@ def test_a_stream_is_relayed_and_a_body_rebuilt() -> None:
     "body",
     [
         {**HELLO, "n": 2},
+        {**HELLO, "n_cmpl": 2},
         {**HELLO, "verbose": True},
         {**HELLO, "reasoning_format": "none"},
         {**HELLO, "tools": [{}], "logprobs": True},
