@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from conftest import NewManager
 from llamaman.testing import write_tiny_model
 from llamaman.testing.manager import Manager
 from llamaman.testing.wire import Answer, Request
@@ -184,7 +183,7 @@ def test_errors_are_told_in_anthropics_shape(plain_manager: Manager, slow: Calla
             assert int(full.headers["retry-after"]) >= 1
 
 
-def test_no_room_for_a_model_is_an_overload(embedded: object, new_manager: NewManager) -> None:
+def test_no_room_for_a_model_is_an_overload(embedded: object, new_manager: Callable[..., Manager]) -> None:
     manager = new_manager(env={"LLAMAMAN_MAX_MODELS": "1"})
     write_tiny_model(manager.models / "other.gguf")
     manager.manage("POST", "/api/models/rescan")
