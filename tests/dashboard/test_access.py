@@ -34,6 +34,7 @@ EXPECTED = {
     ("GET", "/api/presets/{model_path...}"): "view",
     ("GET", "/api/events"): "view",
     ("GET", "/api/why"): "view",
+    ("GET", "/metrics"): "view",
     ("GET", "/api/audit"): "admin",
     ("GET", "/api/system-info"): "view",
     ("GET", "/api/runtimes"): "view",

@@ -22,7 +22,6 @@ from llamaman.testing.wire import Request, call
 pytestmark = pytest.mark.real("embedded engine")
 
 PROMISE_S = 1.0
-HASHING_S = 2.0
 """A new password is hashed, on busy cores, before it ends anything."""
 
 PASSWORD = "correct horse battery staple"
@@ -72,7 +71,10 @@ def streams(instance: str) -> dict[str, tuple[str, str, object]]:
 
 
 def seconds_to_end(open_streams: dict[str, Request], act: Callable[[], object]) -> dict[str, float]:
-    """Seconds from ``act``'s beginning to the end of each stream, all of which have begun."""
+    """Seconds from the answer to ``act`` to the end of each stream, all of which have begun; below 0 if before it.
+
+    Not from its beginning: a password is hashed first, which takes seconds where other tests keep the machine busy.
+    """
 
     def drain(stream: Request) -> float:
         for _ in stream.events():
@@ -81,9 +83,9 @@ def seconds_to_end(open_streams: dict[str, Request], act: Callable[[], object]) 
 
     with ThreadPoolExecutor(len(open_streams)) as pool:
         ends = {name: pool.submit(drain, stream) for name, stream in open_streams.items()}
-        begun = time.monotonic()
         act()
-        return {name: end.result(30) - begun for name, end in ends.items()}
+        done = time.monotonic()
+        return {name: end.result(30) - done for name, end in ends.items()}
 
 
 def begin(stream: Request) -> Request:
@@ -91,10 +93,10 @@ def begin(stream: Request) -> Request:
     return stream
 
 
-def in_time(took: dict[str, float], allowed: float = PROMISE_S) -> None:
+def in_time(took: dict[str, float]) -> None:
     for name, seconds in took.items():
         print(f"{name} stream ended after {seconds:.3f} s")
-        assert seconds < allowed, took
+        assert seconds < PROMISE_S, took
 
 
 def test_revoking_a_key_ends_its_streams_and_refuses_its_next_request(
@@ -153,7 +155,7 @@ def test_ending_a_session_ends_its_streams_and_refuses_its_next_request(
         for name, (method, path, body) in streams(instance).items()
     }
     took = seconds_to_end(opened, lambda: act(manager, person))
-    in_time(took, PROMISE_S + HASHING_S if act is set_password else PROMISE_S)
+    in_time(took)
     person.cookies = cookies
     assert person.call("GET", "/api/instances").status == 401
     assert person.call("POST", CHAT, CHAT_BODY, headers={"X-CSRF-Token": token}).status == 401
