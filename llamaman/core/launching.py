@@ -282,7 +282,11 @@ class Launching:
         return plan
 
     async def _resolve_anew(self, instance: Instance) -> planner.Resolved:
-        resolved = await self.resolve(instance, instance.overrides)
+        while True:
+            overrides = instance.overrides
+            resolved = await self.resolve(instance, overrides)
+            if instance.overrides is overrides:  # else a preset was saved meanwhile, and counts
+                break
         instance.options = resolved.options
         instance.engine = resolved.engine.name
         instance.engine_digest = resolved.engine.digest

@@ -65,6 +65,28 @@ def test_it_counts_in_place_of_what_the_launch_said(world: World) -> None:
     play(world, story)
 
 
+def test_one_that_is_saved_while_a_launch_is_being_planned_counts_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def story() -> None:
+        made = await world.launch("alpha", max_concurrent=1)
+        planning = world.instances._launching.resolve
+
+        async def save_meanwhile(*given: Any) -> Any:
+            resolved = await planning(*given)
+            monkeypatch.setattr(world.instances._launching, "resolve", planning)
+            save(world, {"max_concurrent": 3})
+            return resolved
+
+        await world.stop(made.id)
+        monkeypatch.setattr(world.instances._launching, "resolve", save_meanwhile)
+        await world.instances._launching._resolve_anew(world.get(made.id))
+        assert world.get(made.id).options["max_concurrent"] == 3
+        save(world, {"max_concurrent": 3})  # notes the new plan, which nobody carries out here
+
+    play(world, story)
+
+
 def test_what_it_does_not_name_stays_as_it_was_launched(world: World) -> None:
     async def story() -> None:
         made = await world.launch("alpha", max_concurrent=2)
