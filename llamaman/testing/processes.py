@@ -20,25 +20,62 @@ class NotReady(Exception):
     """Something did not come up in time; the text says what and shows its last words."""
 
 
+#: The lowest port of the first block, the port behind the last one at most, and how many ports a block has.
+_FIRST_PORT, _BEHIND_LAST_PORT, _BLOCK = 10_000, 32_000, 100
+#: The blocks that this process has taken, each with the socket whose name says so to the other processes.
+_blocks: dict[int, socket.socket] = {}
 #: Ports that this process has handed out: whoever got them need not listen on all of them all the time.
 _handed_out: set[int] = set()
 
 
 def free_ports(count: int) -> list[int]:
-    """``count`` consecutive TCP ports of 127.0.0.1 that are free now, below the kernel's own ephemeral
-    range."""
-    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
-    start = 10_000 + (os.getpid() * 37) % 10_000
-    for first in range(start, min(low, 32_000) - count, count):
-        wanted = range(first, first + count)
-        if _handed_out.intersection(wanted):
+    """``count`` consecutive TCP ports of 127.0.0.1 that are free now, below the kernel's own ephemeral range.
+
+    No other process that asks here gets one of them, though nobody may listen on them yet: tests that run side by
+    side would else choose the same ones and fail when both begin to use them.
+
+    :raises NotReady: there are none.
+    """
+    for first in [*_blocks, *_free_blocks()]:
+        if first not in _blocks and not _take(first):
             continue
-        with contextlib.ExitStack() as held, contextlib.suppress(OSError):
-            for port in wanted:
+        for start in range(first, first + _BLOCK - count + 1):
+            wanted = range(start, start + count)
+            if not _handed_out.intersection(wanted) and _are_free(wanted):
+                _handed_out.update(wanted)
+                return list(wanted)
+    raise NotReady(f"no {count} consecutive free ports between {_FIRST_PORT} and {_BEHIND_LAST_PORT}")
+
+
+def _free_blocks() -> list[int]:
+    """The first ports of the blocks that may be taken; each process begins somewhere else."""
+    low = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    blocks = list(range(_FIRST_PORT, min(low, _BEHIND_LAST_PORT) - _BLOCK + 1, _BLOCK))
+    begin = os.getpid() % len(blocks) if blocks else 0
+    return [first for first in blocks[begin:] + blocks[:begin] if first not in _blocks]
+
+
+def _take(first: int) -> bool:
+    """Take a block for this process, until it ends. The name of an abstract socket is as unique as a port is."""
+    mark = socket.socket(socket.AF_UNIX)
+    try:
+        mark.bind(f"\0llamaman-test-ports-{first}")
+    except OSError:
+        mark.close()
+        return False
+    _blocks[first] = mark
+    return True
+
+
+def _are_free(ports: Iterable[int]) -> bool:
+    """Whether nothing is bound to any of them."""
+    with contextlib.ExitStack() as held:
+        try:
+            for port in ports:
                 held.enter_context(socket.socket()).bind(("127.0.0.1", port))
-            _handed_out.update(wanted)
-            return list(wanted)
-    raise NotReady(f"no {count} consecutive free ports between {start} and {low}")
+        except OSError:
+            return False
+    return True
 
 
 def wait_until(
