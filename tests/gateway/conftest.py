@@ -19,12 +19,12 @@ PROXY = Surface("proxy")
 
 @pytest.fixture(params=["uvloop", "asyncio"])
 def run(request: pytest.FixtureRequest) -> Callable[[Coroutine[Any, Any, Any]], Any]:
-    """Run a coroutine to its end on each kind of loop, at most 30 seconds."""
+    """Run a coroutine to its end on each kind of loop, at most two minutes."""
     factory = uvloop.new_event_loop if request.param == "uvloop" else None
 
     def run_on_loop(main: Coroutine[Any, Any, Any]) -> Any:
         async def bounded() -> Any:
-            return await asyncio.wait_for(main, 30)
+            return await asyncio.wait_for(main, 120)
 
         with asyncio.Runner(loop_factory=factory) as runner:
             return runner.run(bounded())
@@ -121,7 +121,7 @@ def serve() -> Serve:
     return serving
 
 
-async def until(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Poll until `condition` holds; fails the test after a generous deadline."""
     deadline = asyncio.get_running_loop().time() + seconds
     while not condition():

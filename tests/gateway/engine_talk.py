@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -15,6 +14,7 @@ from typing import Any
 
 from llamaman.records import Engine, Handle, LaunchPlan
 from llamaman.runtimes.process import ProcessRuntime
+from llamaman.testing.processes import free_ports
 
 KEY = "key-of-this-test"
 FLAGS = ("--ctx-size", "4096", "--threads", "1", "--parallel", "1")
@@ -45,7 +45,7 @@ class Talk:
         """Whether it is ready."""
         address = self.handle.address
         try:
-            with urllib.request.urlopen(f"http://{address.host}:{address.port}/health", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://{address.host}:{address.port}/health", timeout=20) as answer:
                 return bool(answer.status == 200)
         except OSError:
             return False
@@ -56,9 +56,6 @@ def talking(
     runtime: ProcessRuntime, engine: Engine, model: Path, folder: Path, *flags: str
 ) -> Iterator[Talk]:
     """A ready engine for the time of the block."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
     plan = LaunchPlan(
         instance_id=f"talk-{folder.name}",
         node="test-node",
@@ -71,14 +68,14 @@ def talking(
         flags=(*FLAGS, *flags),
         env={},
         host="127.0.0.1",
-        port=port,
+        port=free_ports(1)[0],
         log_path=folder / "engine.log",
         config_hash="",
         api_key=KEY,
     )
     talk = Talk(runtime.start(plan))
     try:
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while not talk.healthy():
             assert runtime.inspect(talk.handle) is None, plan.log_path.read_text(errors="replace")
             assert time.monotonic() < deadline, "the engine did not become ready"

@@ -208,7 +208,7 @@ class Gated:
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         try:
             writer.write("\r\n".join([*lines, "", ""]).encode("latin-1") + (body or b""))
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 return read_answer(await reader.read())
         finally:
             writer.close()
@@ -284,7 +284,7 @@ async def gated(
             pools=registry.pools,
             hooks=Hooks(),
             require_auth=require_auth,
-            request_timeout_s=5.0,
+            request_timeout_s=600.0,
             record=lambda record: None,
         )
     )

@@ -214,7 +214,7 @@ async def house(
             pools=registry.pools,
             hooks=Hooks(),
             require_auth=lambda: False,
-            request_timeout_s=5.0,
+            request_timeout_s=600.0,  # no test waits for it, and none may be cut short by it
             record=records.append,
             media=media or Media(),
         )

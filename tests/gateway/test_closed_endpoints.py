@@ -111,7 +111,7 @@ class Client:
             self._streams = await asyncio.open_connection("127.0.0.1", self._port)
         reader, writer = self._streams
         writer.write(head.encode() + body)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             raw = await reader.readuntil(b"\r\n\r\n")
             first, *lines = raw[:-4].decode("latin-1").split("\r\n")
             pairs = [line.split(": ", 1) for line in lines]

@@ -59,7 +59,7 @@ async def ask(
         writer.write(
             f"{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n{headers}\r\n{body}".encode()
         )
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return read_answer(await reader.read())
     finally:
         writer.close()

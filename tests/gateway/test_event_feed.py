@@ -45,7 +45,7 @@ class Reader:
     async def next(self) -> dict[str, Any]:
         """The data of the next event; the stream's end fails."""
         while b"\n\n" not in self._rest:
-            self._rest += await asyncio.wait_for(anext(self._items), 10)
+            self._rest += await asyncio.wait_for(anext(self._items), 60)
         frame, _, self._rest = self._rest.partition(b"\n\n")
         fields = self._fields(frame)
         found: dict[str, Any] = json.loads(fields["data"])
@@ -54,7 +54,7 @@ class Reader:
 
     async def ended(self) -> bool:
         try:
-            await asyncio.wait_for(anext(self._items), 10)
+            await asyncio.wait_for(anext(self._items), 60)
         except StopAsyncIteration:
             return True
         return False

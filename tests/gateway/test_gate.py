@@ -383,7 +383,7 @@ def test_an_ended_session_ends_its_open_stream(run: Run, tmp_path: Path, until: 
             asked = asyncio.create_task(house.ask("GET", STREAM, {"Cookie": f"{COOKIE}={cookie}"}))
             await until(house.pipeline.exchanges.all)
             await asyncio.to_thread(house.accounts.sessions.end_of_user, "ann", by=LOCAL, reason="test")
-            status, _, body = await asyncio.wait_for(asked, 5)
+            status, _, body = await asyncio.wait_for(asked, 60)
             assert status == 200
             assert "data: 1" in body
             assert (await house.ask("GET", STREAM, {"Cookie": f"{COOKIE}={cookie}"}))[0] == 401
@@ -399,7 +399,7 @@ def test_an_ended_session_ends_its_running_answer(run: Run, tmp_path: Path, unti
             asked = asyncio.create_task(house.ask("POST", CHAT, mine, b"{}"))
             await until(lambda: house.engine.heads)
             await asyncio.to_thread(house.accounts.sessions.end_of_user, "ann", by=LOCAL, reason="test")
-            status, _, answer = await asyncio.wait_for(asked, 5)
+            status, _, answer = await asyncio.wait_for(asked, 60)
             assert (status, "session has ended" in str(answer)) == (401, True)
             house.engine.hold.set()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import asdict
 from typing import Any
@@ -24,11 +25,11 @@ Until = Callable[..., Coroutine[Any, Any, None]]
 
 async def one_event_and_silence(path: str, writer: asyncio.StreamWriter) -> None:
     writer.write(HEAD + event("once upon"))
-    await asyncio.sleep(30)
+    await asyncio.Event().wait()
 
 
 async def silence(path: str, writer: asyncio.StreamWriter) -> None:
-    await asyncio.sleep(30)
+    await asyncio.Event().wait()
 
 
 def streaming() -> Serving:
@@ -57,6 +58,7 @@ def test_a_request_is_shown_with_what_it_does_and_no_word_of_what_it_says(run: R
         async with house(Scripted(streaming, stream=True), one_event_and_silence) as inside:
             flight = in_flight(inside)
             assert await seen(flight) == []
+            begun = time.monotonic()
             _, writer = await ask(inside.port, b'{"prompt": "my secret"}')
             await until(lambda: any(e.phase == "generate" for e in flight._views()))
             (view,) = await seen(flight)
@@ -71,7 +73,7 @@ def test_a_request_is_shown_with_what_it_does_and_no_word_of_what_it_says(run: R
             assert (view.prompt_tokens, view.completion_tokens) == (None, None), (
                 "unknown until the engine says so"
             )
-            assert 0 <= view.seconds < 30
+            assert 0 <= view.seconds <= time.monotonic() - begun + 0.001  # it is rounded
             assert "secret" not in json.dumps(asdict(view))
             writer.close()
             await until(inside.at_rest)
@@ -106,7 +108,7 @@ def test_a_cancelled_request_is_told_by_whom_and_its_slot_is_free(
             await until(lambda: any(view.phase == wanted for view in flight._views()))
             (view,) = await seen(flight)
             await asyncio.to_thread(flight.cancel, view.id, "session:ann")
-            answer = await asyncio.wait_for(reader.read(), 10)
+            answer = await reader.read()
             assert b"cancelled by session:ann" in answer
             assert answer.startswith(b"HTTP/1.1 403" if serve is whole else b"HTTP/1.1 200")
             writer.close()

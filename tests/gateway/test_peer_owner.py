@@ -80,10 +80,10 @@ def test_another_accounts_connection_is_theirs() -> None:
             [sys.executable, "-c", program, str(server.getsockname()[1])], stdin=subprocess.PIPE
         ) as child,
     ):
-        server.settimeout(20)
+        server.settimeout(60)
         ours, _ = server.accept()
         with ours:
             assert owner_of(ours.getpeername(), ours.getsockname()) == OTHER_UID
         assert child.stdin is not None
         child.stdin.close()
-        child.wait(20)
+        child.wait(60)

@@ -70,7 +70,7 @@ def test_a_token_does_not_wait_for_the_next_one(run: Run) -> None:
     async def main() -> None:
         async with house(Scripted(translated, stream=True), behave) as inside:
             reader, writer = await ask(inside.port)
-            seen = await asyncio.wait_for(reader.readuntil(b"<b>"), 10)
+            seen = await asyncio.wait_for(reader.readuntil(b"<b>"), 60)
             assert b"<a>" in seen
             go_on.set()
             assert b"<c>" in await reader.read()
@@ -90,7 +90,7 @@ def test_a_ping_behind_the_last_token_does_not_hold_it_back(run: Run) -> None:
     async def main() -> None:
         async with house(Scripted(translated, stream=True), behave) as inside:
             reader, writer = await ask(inside.port)
-            await asyncio.wait_for(reader.readuntil(b"<a>"), 10)
+            await asyncio.wait_for(reader.readuntil(b"<a>"), 60)
             go_on.set()
             await reader.read()
             writer.close()

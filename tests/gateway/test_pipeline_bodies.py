@@ -17,6 +17,7 @@ from llamaman.records import NOBODY, Identity, ModelView
 from .small_pipeline import Scripted, ask, house, whole
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
+Until = Callable[..., Coroutine[Any, Any, None]]
 
 
 class Passing(Scripted):
@@ -100,7 +101,7 @@ class Translating(Passing):
     def serve(self, intent: Intent, model: ModelView, lease: Lease) -> Serving:
         self._note()
         self.reached.set()
-        self.may_go_on.wait(10)
+        assert self.may_go_on.wait(60), "nobody let it go on"
         yield from super().serve(intent, model, lease)
 
 
@@ -115,23 +116,21 @@ def test_a_large_body_is_translated_beside_the_event_loop(run: Run, size: int) -
     run(main())
 
 
-def test_a_client_may_leave_while_its_body_is_translated(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_client_may_leave_while_its_body_is_translated(
+    run: Run, until: Until, caplog: pytest.LogCaptureFixture
+) -> None:
     async def main() -> None:
         async with house(dialect := Translating(), answers) as place:
             dialect.may_go_on.clear()
             _, writer = await ask(place.port, b'{"prompt":"%b"}' % (b"x" * 100_000))
-            await asyncio.to_thread(dialect.reached.wait, 10)
+            await asyncio.to_thread(dialect.reached.wait, 60)
             writer.transport.abort()
             (exchange,) = place.pipeline.exchanges.all()
             assert isinstance(exchange, Exchange)
-            async with asyncio.timeout(10):
-                while not exchange.request.is_gone:
-                    await asyncio.sleep(0.01)
+            await until(lambda: exchange.request.is_gone)
             assert place.instance.active == 1  # its slot is its own until the thread has ended
             dialect.may_go_on.set()
-            async with asyncio.timeout(10):
-                while not place.at_rest():
-                    await asyncio.sleep(0.01)
+            await until(place.at_rest)
             assert place.engine.seen == []
 
     run(main())

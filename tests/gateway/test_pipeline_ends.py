@@ -24,6 +24,7 @@ from llamaman.gateway.dialect import (
     Serving,
     Start,
 )
+from llamaman.records import State
 
 from .small_pipeline import HEAD, Scripted, ask, chunk, event, house, whole
 
@@ -59,15 +60,21 @@ def events() -> Serving:
 SERVES = {"plain": one("plain"), "assemble": one("assemble"), "relay": one("relay"), "stream": events}
 
 
-def says(*pieces: bytes, then: float = 0.0) -> Callable[[str, asyncio.StreamWriter], Awaitable[None]]:
-    """An engine that sends these bytes and stays at work for a while."""
+async def for_ever() -> None:
+    """An engine's work that has no end of its own: only an engine that is told to stop comes to rest."""
+    await asyncio.Event().wait()
+
+
+def says(*pieces: bytes, goes_on: bool = False) -> Callable[[str, asyncio.StreamWriter], Awaitable[None]]:
+    """An engine that sends these bytes, and then has done its work or goes on for ever."""
 
     async def behave(path: str, writer: asyncio.StreamWriter) -> None:
         for piece in pieces:
             writer.write(piece)
             await writer.drain()
             await asyncio.sleep(0.01)
-        await asyncio.sleep(then)
+        if goes_on:
+            await for_ever()
 
     return behave
 
@@ -91,13 +98,13 @@ def test_a_client_that_leaves_ends_the_engines_work(run: Run, until: Until, mode
     pieces = {"before the head": (), "after the head": (HEAD,), "in the middle": (HEAD, event("a"))}[when]
 
     async def main() -> None:
-        async with house(Scripted(SERVES[mode]), says(*pieces, then=20)) as place:
+        async with house(Scripted(SERVES[mode]), says(*pieces, goes_on=True)) as place:
             _, writer = await ask(place.port)
             await until(lambda: place.engine.busy == 1)
             await asyncio.sleep(0.06)
             assert place.instance.active == 1
             writer.close()
-            await until(place.at_rest, 5)
+            await until(place.at_rest)
             assert place.registry.suspects == 0
 
     run(main())
@@ -111,14 +118,14 @@ def test_an_error_inside_a_stream_is_told_and_leaves_nothing_behind(
 
     async def main() -> None:
         for tail in (END, b""):  # the engine ends its answer, or goes on computing
-            behave = says(HEAD, event("a"), failed + tail, then=0 if tail else 20)
+            behave = says(HEAD, event("a"), failed + tail, goes_on=not tail)
             async with house(Scripted(SERVES[mode]), behave) as place:
                 if mode == "relay" and not tail:
                     continue  # passed on as it is; the end is the engine's
-                status, raw = await asyncio.wait_for(whole(place.port), 5)
+                status, raw = await whole(place.port)
                 assert b"out of luck" in raw
                 assert status == (500 if mode == "assemble" else 200)
-                await until(place.at_rest, 5)
+                await until(place.at_rest)
 
     run(main())
 
@@ -131,12 +138,12 @@ def test_a_stream_that_makes_no_sense_is_a_502_and_the_engine_is_stopped(
 ) -> None:
     async def main() -> None:
         pieces = (chunk(junk),) if first else (event("a"), chunk(junk))
-        async with house(Scripted(SERVES[mode]), says(HEAD, *pieces, then=20)) as place:
-            status, raw = await asyncio.wait_for(whole(place.port), 10)
+        async with house(Scripted(SERVES[mode]), says(HEAD, *pieces, goes_on=True)) as place:
+            status, raw = await whole(place.port)
             assert b"the engine" in raw
             assert b"internal" not in raw
             assert status == (502 if mode == "assemble" else 200)
-            await until(place.at_rest, 5)
+            await until(place.at_rest)
 
     run(main())
 
@@ -153,10 +160,10 @@ def test_an_engine_that_breaks_off_is_an_error_never_a_short_answer(
 
     async def main() -> None:
         async with house(Scripted(SERVES[mode]), breaks) as place:
-            status, raw = await asyncio.wait_for(whole(place.port), 10)
+            status, raw = await whole(place.port)
             assert b'"error": "the engine broke the connection' in raw
             assert status == (502 if mode in ("plain", "assemble") else 200)
-            await until(place.at_rest, 5)
+            await until(place.at_rest)
 
     run(main())
 
@@ -174,12 +181,12 @@ def test_a_lost_request_is_sent_again_only_to_an_engine_that_is_known_to_live(
     async def main() -> None:
         async with house(Scripted(SERVES[mode]), hangs_up) as place:
             place.engine.is_healthy = answers
-            status, raw = await asyncio.wait_for(whole(place.port), 10)
+            status, raw = await whole(place.port)
             assert b"the engine broke the connection" in raw
             assert status == (200 if mode == "stream" else 502)
             assert (len(place.engine.seen) > 1) == answers
             assert (place.registry.suspects > 0) == (not answers)
-            await until(place.at_rest, 5)
+            await until(place.at_rest)
 
     run(main())
 
@@ -193,7 +200,7 @@ def test_when_one_of_several_calls_fails_the_others_are_stopped(run: Run, until:
         if path == "/fails":
             await asyncio.sleep(0.05)
             writer.write(b"not http at all\r\n\r\n")
-        await asyncio.sleep(20)
+        await for_ever()
 
     async def main() -> None:
         async with house(Scripted(several), behave, slots=3) as place:
@@ -204,7 +211,7 @@ def test_when_one_of_several_calls_fails_the_others_are_stopped(run: Run, until:
                 await asyncio.sleep(0)
             status, _ = await task
             assert status == 502
-            await until(place.at_rest, 5)
+            await until(place.at_rest)
             assert lowest == 0  # a permit that is returned twice lets one too many in
             assert place.instance.active == 0
 
@@ -213,6 +220,7 @@ def test_when_one_of_several_calls_fails_the_others_are_stopped(run: Run, until:
 
 def test_several_calls_run_under_one_permit_and_keep_their_order(run: Run, until: Until) -> None:
     running = most = 0
+    two_at_once = asyncio.Event()
 
     def several() -> Serving:
         got: Any = yield Calls([Call("POST", f"/{n}", b"{}") for n in range(6)], limit=2)
@@ -222,7 +230,10 @@ def test_several_calls_run_under_one_permit_and_keep_their_order(run: Run, until
         nonlocal running, most
         running += 1
         most = max(most, running)
-        await asyncio.sleep(0.01)
+        if running == 2:
+            two_at_once.set()
+        await two_at_once.wait()
+        await asyncio.sleep(0.01)  # for a third one, which must not come
         running -= 1
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n%b" % path.encode())
 
@@ -240,13 +251,13 @@ def test_a_revoked_request_is_told_why_and_leaves_nothing_behind(run: Run, until
     from llamaman.errors import Unauthorized
 
     async def main() -> None:
-        async with house(Scripted(SERVES["relay"]), says(HEAD, event("a"), then=20)) as place:
+        async with house(Scripted(SERVES["relay"]), says(HEAD, event("a"), goes_on=True)) as place:
             reader, _ = await ask(place.port)
             await reader.readuntil(b"data: ")
             (running,) = place.pipeline.exchanges.all()
             running.end(Unauthorized("Invalid API key"))
-            assert b"Invalid API key" in await asyncio.wait_for(reader.read(), 5)
-            await until(place.at_rest, 5)
+            assert b"Invalid API key" in await reader.read()
+            await until(place.at_rest)
 
     run(main())
 
@@ -335,19 +346,19 @@ def test_a_bug_of_a_dialect_is_told_in_its_own_shape_and_leaves_nothing_behind(
         if "call" in where:
             writer.write(DONE)
         else:
-            await asyncio.sleep(20)
+            await for_ever()
 
     async def main() -> None:
         async with house(dialect, behave) as place:
             for _ in range(2):  # the second finds the permit that the first has given back
-                status, raw = await asyncio.wait_for(whole(place.port), 10)
+                status, raw = await whole(place.port)
                 assert status == expected
                 told = b'{"error": "plugin \'scripted\': internal error'
                 assert (b"\r\n\r\n%b" if expected == 500 else b"data: %b") % told in raw
                 assert b"secret" not in raw
                 if expected == 200:
                     assert raw.endswith(END)
-                await until(place.at_rest, 5)
+                await until(place.at_rest)
             for record in place.records:
                 assert (record.outcome, record.status) == ("error", expected)
 
@@ -362,12 +373,12 @@ def test_a_dialect_that_fails_when_its_client_leaves_does_not_keep_the_engine_at
     run: Run, until: Until
 ) -> None:
     async def main() -> None:
-        async with house(Scripted(broken_when_closed), says(HEAD, event("a"), then=20)) as place:
+        async with house(Scripted(broken_when_closed), says(HEAD, event("a"), goes_on=True)) as place:
             reader, writer = await ask(place.port)
             await reader.readuntil(b"first")
             assert place.engine.busy == 1
             writer.close()
-            await until(place.at_rest, 3)  # sooner than the engine would count as silent
+            await until(place.at_rest)
 
     run(main())
 
@@ -384,14 +395,14 @@ def test_a_dialect_that_cannot_tell_its_errors_leaves_nothing_behind_either(
     run: Run, until: Until, serve: Callable[[], Serving]
 ) -> None:
     async def main() -> None:
-        async with house(BrokenError(serve), says(HEAD, event("a"), then=20)) as place:
+        async with house(BrokenError(serve), says(HEAD, event("a"), goes_on=True)) as place:
             reader, writer = await ask(place.port)
-            raw = await asyncio.wait_for(reader.read(), 5)
+            raw = await reader.read()
             writer.close()
             assert b"secret" not in raw
             assert raw.startswith(b"HTTP/1.1 500" if serve is broken_at_once else b"HTTP/1.1 200")
             assert not raw.endswith(END), "what broke off does not look complete"
-            await until(place.at_rest, 5)
+            await until(place.at_rest)
 
     run(main())
 
@@ -405,16 +416,22 @@ def test_a_waiting_stream_is_kept_alive_and_then_answered(
     monkeypatch.setattr(exchange_module, "HEARTBEAT_S", 0.03)
 
     async def main() -> None:
+        has_waited = asyncio.Event()
+
         async def behave(path: str, writer: asyncio.StreamWriter) -> None:
-            await asyncio.sleep(0.2)
+            await has_waited.wait()
             writer.write(HEAD + event("late") + DONE)
 
         async with house(Scripted(SERVES["relay"], stream=True), behave) as place:
-            status, raw = await whole(place.port)
-            assert status == 200
-            assert raw.count(b": waiting") >= 2
-            assert raw.index(b": waiting") < raw.index(b"late")
-            assert raw.endswith(END)
+            reader, writer = await ask(place.port)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            for _ in range(2):
+                await reader.readuntil(b": waiting\n\n")
+            has_waited.set()
+            rest = await reader.read()
+            writer.close()
+            assert b"late" in rest
+            assert rest.endswith(END)
             await until(place.at_rest)
 
     run(main())
@@ -426,24 +443,26 @@ def test_an_error_after_a_heartbeat_is_an_event_of_the_stream(
 ) -> None:
     monkeypatch.setattr(exchange_module, "HEARTBEAT_S", 0.03)
     refusal = b'{"error":{"message":"too long"}}'
+    has_waited = asyncio.Event()
 
     async def behave(path: str, writer: asyncio.StreamWriter) -> None:
-        await asyncio.sleep(0.2)
+        await has_waited.wait()
         writer.write(b"HTTP/1.1 400 Bad Request\r\nContent-Length: %d\r\n\r\n%b" % (len(refusal), refusal))
 
     async def main() -> None:
         async with house(Scripted(SERVES["relay"], stream=True), behave) as place:
             if waits_for == "a slot":
-                place.instance.state = type(place.instance.state).STARTING
-                task = asyncio.create_task(whole(place.port))
-                await asyncio.sleep(0.1)
-                place.registry.turn(place.instance, type(place.instance.state).FAILED, "too long")
-                status, raw = await task
-            else:
-                status, raw = await whole(place.port)
-            assert status == 200
-            assert raw.index(b": waiting\n\n") < raw.index(b'data: {"error"') < raw.index(b"too long")
-            assert raw.endswith(END)
+                place.instance.state = State.STARTING
+            reader, writer = await ask(place.port)
+            assert (await reader.readuntil(b"\r\n\r\n")).startswith(b"HTTP/1.1 200 ")
+            await reader.readuntil(b": waiting\n\n")
+            if waits_for == "a slot":
+                place.registry.turn(place.instance, State.FAILED, "too long")
+            has_waited.set()
+            rest = await reader.read()
+            writer.close()
+            assert rest.index(b'data: {"error"') < rest.index(b"too long")
+            assert rest.endswith(END)
             await until(place.at_rest)
 
     run(main())

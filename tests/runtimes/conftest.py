@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -17,17 +16,12 @@ import pytest
 from llamaman.records import Engine, Exit, Handle, LaunchPlan
 from llamaman.runtimes.process import ProcessRuntime
 from llamaman.testing import write_temper
+from llamaman.testing.processes import free_ports
 
 KEY = "key-of-this-test"
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def until(condition: Callable[[], Any], timeout_s: float = 20.0) -> Any:
+def until(condition: Callable[[], Any], timeout_s: float = 60.0) -> Any:
     """The first truthy value of ``condition``; fails after ``timeout_s``."""
     deadline = time.monotonic() + timeout_s
     while not (value := condition()):
@@ -58,7 +52,7 @@ class Lab:
             "flags": ("--ctx-size", "2048", "--threads", "1", "--parallel", "1"),
             "env": {},
             "host": "127.0.0.1",
-            "port": free_port(),
+            "port": free_ports(1)[0],
             "log_path": self.folder / "logs" / "engine.log",
             "config_hash": "",
             "api_key": KEY,
@@ -103,7 +97,7 @@ class Lab:
         headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
         request = urllib.request.Request(f"http://{address.host}:{address.port}{path}", data, headers)
         try:
-            with urllib.request.urlopen(request, timeout=20) as answer:
+            with urllib.request.urlopen(request, timeout=60) as answer:
                 status, raw = answer.status, answer.read()
         except urllib.error.HTTPError as error:
             status, raw = error.code, error.read()
