@@ -83,6 +83,7 @@ class Errands:
             load_timeout_s=self._s.load_timeout_s,
             health_timeout_s=self._s.health_timeout_s,
             use=self._use,
+            in_container=instance.handle is not None and instance.handle.container_id is not None,
         )
         try:
             facts = await await_ready(health)

@@ -6,6 +6,13 @@ The answer decides how spawned containers are reached: as a neighbour on their n
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Final
+
+#: The documented answer where engines cannot be reached, word for word.
+WRONG_PLACE: Final = (
+    "The container is healthy but llamaman can't reach it. Deployment mode is auto-detected, but if it's wrong for "
+    "your runtime, set LLAMAMAN_IN_DOCKER=false (bare-metal) or true (in Docker) explicitly."
+)
 
 _MARKERS = (".dockerenv", "run/.containerenv")
 _CGROUP_WORDS = ("/docker", "/kubepods", "containerd", "libpod", "/lxc/")

@@ -13,9 +13,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from llamaman.core.engine_client import EngineClient, EngineUnreachable
+from llamaman.core.in_docker import WRONG_PLACE
 from llamaman.records import EngineFacts
 
 SHORTEST_INTERVAL_S = 0.02
@@ -24,6 +25,10 @@ LONGEST_INTERVAL_S = 0.5
 LATE_SHARE = 0.02
 STALL_S = 60.0
 _PROPS_LIMIT = 8 * 1024 * 1024
+#: The documented answer to a model that does not become ready, word for word.
+STUCK: Final = (
+    "Check logs via the Logs button. Common causes: OOM, model path typo, corrupt GGUF, image not pulled."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +37,7 @@ class Health:
 
     :ivar pid: its process, where it can be seen from here.
     :ivar use: what it uses now, where its runtime knows; any change is a sign of life. Does not block.
+    :ivar in_container: it runs in a container, which another network than ours may hold.
     """
 
     client: EngineClient
@@ -41,6 +47,7 @@ class Health:
     load_timeout_s: float
     health_timeout_s: float
     use: Callable[[], object] = lambda: None
+    in_container: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,17 +67,21 @@ async def await_ready(health: Health) -> Facts:
     begun = now = time.monotonic()
     deadline = now + health.load_timeout_s
     alive_at, signs = now, _signs_of_life(health)
-    while not await probe(health.client, health.health_timeout_s):
+    reached = False
+    while (status := await _status(health.client, health.health_timeout_s)) != 200:
         now = time.monotonic()
+        reached = reached or status is not None
         if (seen := _signs_of_life(health)) != signs:
             alive_at, signs = now, seen
         if now - alive_at > STALL_S:
-            raise TimeoutError(f"it stalled while loading: no progress for {STALL_S:g} s")
+            what = f"it stalled while loading: no progress for {STALL_S:g} s"
+            raise TimeoutError(_with_cure(health, what, reached=reached))
         if now > deadline:
-            raise TimeoutError(
+            what = (
                 f"it did not become ready within {health.load_timeout_s:g} s; "
                 "a large model may need a higher MODEL_LOAD_TIMEOUT"
             )
+            raise TimeoutError(_with_cure(health, what, reached=reached))
         await asyncio.sleep(pause_s(now - begun))
     return await _facts(health)
 
@@ -80,15 +91,27 @@ def pause_s(waited_s: float) -> float:
     return min(max(SHORTEST_INTERVAL_S, waited_s * LATE_SHARE), LONGEST_INTERVAL_S)
 
 
+def _with_cure(health: Health, what: str, *, reached: bool) -> str:
+    """llama-server answers from its first moment on, also while it loads: silence means that nobody gets there."""
+    if health.in_container and not reached:
+        return f"{what}; llamaman never reached it. {WRONG_PLACE} {STUCK}"
+    return f"{what}. {STUCK}"
+
+
 async def probe(client: EngineClient, timeout_s: float) -> bool:
     """Whether ``/health`` answers 200 now."""
+    return await _status(client, timeout_s) == 200
+
+
+async def _status(client: EngineClient, timeout_s: float) -> int | None:
+    """What ``/health`` answers now, None when nothing does."""
     try:
         async with asyncio.timeout(timeout_s):
             response = await client.request("GET", b"/health", (), silence_s=timeout_s)
             await response.read_all(65536)
     except (OSError, TimeoutError, EngineUnreachable):
-        return False
-    return response.status == 200
+        return None
+    return response.status
 
 
 async def _facts(health: Health) -> Facts:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from llamaman.core.config import Config
+from llamaman.core.in_docker import WRONG_PLACE
 from llamaman.doctor.finding import Finding, fail, ok, warn
 from llamaman.errors import LaunchError
 from llamaman.runtimes.docker.place import Place, host_path
@@ -18,11 +19,6 @@ PATHS: Final = "host-paths"
 
 _MAP: Final = (
     "mount it into LlamaMan's container (volumes: in Compose), or set HOST_MODELS_DIR to its path on the host"
-)
-#: The documented answer, word for word.
-WRONG_PLACE: Final = (
-    "The container is healthy but llamaman can't reach it. Deployment mode is auto-detected, but if it's wrong for "
-    "your runtime, set LLAMAMAN_IN_DOCKER=false (bare-metal) or true (in Docker) explicitly."
 )
 
 

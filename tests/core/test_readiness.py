@@ -7,7 +7,7 @@ import json
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +137,45 @@ def test_readiness_is_noticed_within_a_fiftieth_of_the_wait(
 def test_a_load_over_the_cap_names_the_variable(tmp_path: Path) -> None:
     with pytest.raises(TimeoutError, match=r"within 0\.1 s.*MODEL_LOAD_TIMEOUT"):
         ready(Client(lambda _: 503), tmp_path / "log", load_s=0.1)
+
+
+STUCK = "Check logs via the Logs button. Common causes: OOM, model path typo, corrupt GGUF, image not pulled."
+WRONG_PLACE = (
+    "The container is healthy but llamaman can't reach it. Deployment mode is auto-detected, but if it's wrong for "
+    "your runtime, set LLAMAMAN_IN_DOCKER=false (bare-metal) or true (in Docker) explicitly."
+)
+
+
+@pytest.mark.parametrize("in_container", [True, False])
+@pytest.mark.parametrize("answer", [503, 500])
+def test_an_engine_that_answers_and_does_not_become_ready_has_the_documented_answer(
+    tmp_path: Path, in_container: bool, answer: int
+) -> None:
+    given = health(Client(lambda _: answer), tmp_path / "log", load_s=0.1)
+    with pytest.raises(TimeoutError) as error:
+        asyncio.run(await_ready(replace(given, in_container=in_container)))
+    assert str(error.value).endswith(f". {STUCK}")
+    assert WRONG_PLACE not in str(error.value)
+
+
+@pytest.mark.parametrize("silence", [ConnectionRefusedError(), EngineUnreachable("no route"), 30.0])
+def test_a_container_that_is_never_reached_has_the_documented_answer(tmp_path: Path, silence: Any) -> None:
+    given = health(Client(lambda _: silence), tmp_path / "log", load_s=0.1, probe_s=0.05)
+    with pytest.raises(TimeoutError) as error:
+        asyncio.run(await_ready(replace(given, in_container=True)))
+    assert f"llamaman never reached it. {WRONG_PLACE}" in str(error.value)
+    with pytest.raises(TimeoutError) as error:
+        asyncio.run(await_ready(given))
+    assert WRONG_PLACE not in str(error.value), "there is no container to be mistaken about"
+    assert str(error.value).endswith(STUCK)
+
+
+def test_a_container_that_answered_once_can_be_reached(tmp_path: Path) -> None:
+    client = Client(lambda number: 503 if number == 1 else ConnectionRefusedError())
+    given = health(client, tmp_path / "log", load_s=0.1)
+    with pytest.raises(TimeoutError) as error:
+        asyncio.run(await_ready(replace(given, in_container=True)))
+    assert WRONG_PLACE not in str(error.value)
 
 
 def test_a_load_without_any_sign_of_life_is_a_stall(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """What is said when an image is not here or cannot be had. Pure; read by :mod:`images`.
 
-The first sentence and the command are those of the documented trouble "Docker image not found". A daemon's own words
-hold host names and addresses, so they are told in full to those who may manage (the error's ``detail``) alone.
+The documented answer to "Docker image not found" comes first, word for word; it names the official images alone, so
+the command for the image that was asked for follows. A daemon's own words hold host names and addresses, so they are
+told in full to those who may manage (the error's ``detail``) alone.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from typing import Final
 
 from llamaman.errors import LaunchError
 from llamaman.runtimes.docker.image_names import OFFICIAL, ImageName
-from llamaman.runtimes.docker.sayings import without_places
+from llamaman.runtimes.docker.sayings import PULL_IMAGE, without_places
 
 #: What Docker's words contain -> the cause, and what helps. The first that fits counts.
 _CAUSES: Final[tuple[tuple[re.Pattern[str], str], ...]] = tuple(
@@ -67,4 +68,4 @@ def no_server(name: ImageName, reason: str) -> str:
 
 
 def _first(name: ImageName) -> str:
-    return f"Docker image not found: '{name}'. Pull the matching image: docker pull {name}"
+    return f"Docker image not found: '{name}'. {PULL_IMAGE} Here: docker pull {name}"

@@ -56,6 +56,23 @@ def test_containers_are_published_on_the_address_at_which_they_are_reached(
     assert ports["8080/tcp"][0]["HostIp"] == "127.0.0.3"
 
 
+def test_a_model_that_cannot_be_reached_where_it_is_looked_for_has_the_documented_answer(
+    new_manager: NewDockerManager,
+) -> None:
+    # Nothing is published on that address, as with a manager that mistakes where it runs.
+    manager = new_manager(env={"LLAMA_HOST_ADDR": "192.0.2.1", "MODEL_LOAD_TIMEOUT": "2"})
+    instance = manager.launch("tiny", wait=None, restart_policy="never")
+    failed = manager.wait_status(instance["id"], "failed")
+    assert (
+        "The container is healthy but llamaman can't reach it. Deployment mode is auto-detected, but if it's wrong "
+        "for your runtime, set LLAMAMAN_IN_DOCKER=false (bare-metal) or true (in Docker) explicitly."
+    ) in failed["reason"]
+    assert (
+        "Check logs via the Logs button. Common causes: OOM, model path typo, corrupt GGUF, image not pulled."
+    ) in failed["reason"]
+    assert manager.containers() == []
+
+
 @proves("LLAMAMAN_IN_DOCKER")
 def test_a_manager_that_is_told_to_be_in_a_container_asks_for_what_it_cannot_see_there(
     new_manager: NewDockerManager,

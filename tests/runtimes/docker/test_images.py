@@ -354,8 +354,10 @@ def failed_pull(images: Images, name: str) -> LaunchError:
     failure = future.exception(DEADLINE_S)
     assert isinstance(failure, LaunchError)
     assert failure.message.startswith(
-        f"Docker image not found: '{name}'. Pull the matching image: docker pull {name}"
-    )
+        f"Docker image not found: '{name}'. Pull the matching image: docker pull "
+        "ghcr.io/ggml-org/llama.cpp:server-cuda (NVIDIA), server-rocm (AMD), server-sycl (Intel Arc), or server (CPU). "
+        f"Here: docker pull {name}. "
+    ), "the documented answer word for word, and then the command for this very image"
     assert images.pulls()[0].state == "error"
     assert images.pulls()[0].error == failure.message
     return failure
