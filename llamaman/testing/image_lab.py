@@ -20,11 +20,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from llamaman.testing.processes import free_ports
+
 REGISTRY = shutil.which("docker-registry")
 _REQUEST = re.compile(rb"^(GET|HEAD|POST|PUT|PATCH|DELETE) (\S+) HTTP/1\.[01]\r\n", re.MULTILINE)
 
 
-def until(holds: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
+def until(holds: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
     """The first truthy value of ``holds``."""
     deadline = time.monotonic() + timeout_s
     while not (value := holds()):
@@ -34,9 +36,8 @@ def until(holds: Callable[[], Any], what: str, timeout_s: float = 30.0) -> Any:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A port on which nobody listens."""
+    return free_ports(1)[0]
 
 
 @contextlib.contextmanager
@@ -65,7 +66,7 @@ def registry(folder: Path, *, accounts: str = "") -> Iterator[str]:
             yield f"127.0.0.1:{port}"
         finally:
             process.terminate()
-            process.wait(10)
+            process.wait(60)
 
 
 def _answers(port: int) -> bool:
@@ -78,11 +79,13 @@ def _answers(port: int) -> bool:
 class Relay:
     """Passes bytes on from where it listens to ``upstream``; both TCP addresses or paths of unix sockets.
 
+    Without an ``upstream`` it takes every connection and never answers.
+
     :ivar rate: bytes per second towards the client, None for as fast as it goes.
     :ivar requests: method and path of what came, such as ``("GET", "/v2/")``.
     """
 
-    upstream: tuple[str, int] | str
+    upstream: tuple[str, int] | str | None
     path: Path | None = None
     rate: float | None = None
     requests: list[tuple[str, str]] = field(default_factory=list)
@@ -131,8 +134,12 @@ class Relay:
                 client, _ = listener.accept()
             except OSError:
                 return
+            if self.upstream is None:
+                with self._lock:
+                    self._open.add(client)
+                continue
             try:
-                other = self._connect()
+                other = _connect(self.upstream)
             except OSError:
                 client.close()
                 continue
@@ -140,13 +147,6 @@ class Relay:
                 self._open |= {client, other}
             threading.Thread(target=self._pass, args=(client, other, False), daemon=True).start()
             threading.Thread(target=self._pass, args=(other, client, True), daemon=True).start()
-
-    def _connect(self) -> socket.socket:
-        if isinstance(self.upstream, str):
-            connection = socket.socket(socket.AF_UNIX)
-            connection.connect(self.upstream)
-            return connection
-        return socket.create_connection(self.upstream)
 
     def _pass(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
         with contextlib.suppress(OSError):
@@ -159,6 +159,18 @@ class Relay:
         for end in (source, target):
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
+
+
+def _connect(upstream: tuple[str, int] | str) -> socket.socket:
+    if isinstance(upstream, str):
+        connection = socket.socket(socket.AF_UNIX)
+        try:
+            connection.connect(upstream)
+        except OSError:
+            connection.close()
+            raise
+        return connection
+    return socket.create_connection(upstream)
 
 
 @dataclass

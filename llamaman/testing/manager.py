@@ -33,6 +33,15 @@ CHAT = "/v1/chat/completions"
 #: What a test's instance is launched with where the test does not say otherwise: two cores are shared.
 SMALL: Mapping[str, Any] = {"threads": 1, "ctx_size": 4096}
 
+#: Launched with these, an engine goes on where its context is full, so that an answer ends when its reader does:
+#: what must still be running while a test looks at it is asked for :data:`FOR_EVER` tokens. No number of tokens
+#: is enough for that otherwise, where the engine is fast and the test waits for a processor.
+ENDLESS: Mapping[str, Any] = {"extra_args": "--context-shift"}
+FOR_EVER = 10**8
+
+PATIENCE_S = 60.0
+"""How long anything is waited for that comes at once where nobody else needs the processors."""
+
 T = TypeVar("T")
 
 
@@ -161,7 +170,7 @@ class Manager:
         self.spawn()
         self.wait_ready()
 
-    def wait_ready(self, seconds: float = 30) -> None:
+    def wait_ready(self, seconds: float = PATIENCE_S) -> None:
         """Wait until management answers through Flask, which is the last part of it to come up.
 
         :raises processes.NotReady: it exits or is not ready in time.
@@ -170,7 +179,7 @@ class Manager:
 
     def _answers(self) -> bool:
         try:
-            return self.admin("GET", "/api/instances", seconds=5).status == 200
+            return self.admin("GET", "/api/instances", seconds=20).status == 200
         except OSError:
             return False
 
@@ -190,7 +199,7 @@ class Manager:
         self.running.kill()
         self.running.wait()
 
-    def terminate(self, seconds: float = 30) -> int:
+    def terminate(self, seconds: float = PATIENCE_S) -> int:
         """SIGTERM; returns its exit status.
 
         :raises subprocess.TimeoutExpired: it did not end.
@@ -207,7 +216,7 @@ class Manager:
     def close(self) -> None:
         """End the manager, then every engine that carries its mark, each by its own id."""
         if self.process is not None:
-            processes.stop(self.process, seconds=30)
+            processes.stop(self.process, seconds=PATIENCE_S)
         for pid in self.engines():
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
@@ -281,7 +290,7 @@ class Manager:
         made = dict(self.manage("POST", "/api/instances", body))
         return self.wait_status(made["id"], wait) if wait else made
 
-    def wait_status(self, instance_id: str, status: str, seconds: float = 30) -> dict[str, Any]:
+    def wait_status(self, instance_id: str, status: str, seconds: float = PATIENCE_S) -> dict[str, Any]:
         """Poll until an instance has that status; the instance.
 
         :raises ManagerError: it fails instead, or does not get there in time.
@@ -297,7 +306,7 @@ class Manager:
 
         return self.until(reached, f"instance {instance_id} to be {status}", seconds)
 
-    def until(self, condition: Callable[[], T | None], what: str, seconds: float = 20) -> T:
+    def until(self, condition: Callable[[], T | None], what: str, seconds: float = PATIENCE_S) -> T:
         """The first truthy value of ``condition``, polled every 10 ms.
 
         :raises ManagerError: there was none in time.
@@ -343,7 +352,7 @@ class Manager:
         stream: bool = False,
         max_tokens: int = 8,
         path: str = CHAT,
-        seconds: float = 60,
+        seconds: float = 2 * PATIENCE_S,
         **fields: Any,
     ) -> Request:
         """Send a chat request (to the proxy port, with the inference key) and return before its answer."""
@@ -378,7 +387,7 @@ class Manager:
         """What the engine itself says about its slots, asked directly with its own key."""
         (environ,) = self.engines(instance_id).values()
         port = int(environ["LLAMAMAN_ADDRESS"].rpartition(":")[2])
-        return list(call(port, "GET", "/slots", key=environ["LLAMA_API_KEY"], seconds=10).json())
+        return list(call(port, "GET", "/slots", key=environ["LLAMA_API_KEY"]).json())
 
     def busy_slots(self, instance_id: str) -> int:
         """How many of the engine's slots compute."""

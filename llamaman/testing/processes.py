@@ -12,7 +12,7 @@ import signal
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 
@@ -79,7 +79,7 @@ def _are_free(ports: Iterable[int]) -> bool:
 
 
 def wait_until(
-    ready: Callable[[], bool], what: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 20
+    ready: Callable[[], bool], what: str, process: subprocess.Popen[bytes], log: Path, seconds: float = 60
 ) -> None:
     """Poll ``ready`` every 5 ms.
 
@@ -100,7 +100,7 @@ def accepts(port: int) -> bool:
         return sock.connect_ex(("127.0.0.1", port)) == 0
 
 
-def stop(process: subprocess.Popen[bytes], seconds: float = 15) -> None:
+def stop(process: subprocess.Popen[bytes], seconds: float = 30) -> None:
     """SIGTERM, then SIGKILL after ``seconds``; waits for the end."""
     if process.poll() is None:
         process.terminate()
@@ -116,6 +116,16 @@ def freeze(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
     while any(_state(task) not in "Tt" for task in Path(f"/proc/{pid}/task").iterdir()):
         time.sleep(0.001)
+
+
+@contextlib.contextmanager
+def frozen(pid: int) -> Iterator[None]:
+    """A process computes nothing while this holds; whoever asks it waits."""
+    freeze(pid)
+    try:
+        yield
+    finally:
+        os.kill(pid, signal.SIGCONT)
 
 
 def _state(task: Path) -> str:

@@ -200,6 +200,7 @@ class Handler(BaseHTTPRequestHandler):
         die_after = STATE.get("chunks", 4) if STATE.kind == "dies_mid_stream" else tokens + 1
         for index in range(tokens):
             time.sleep(STATE.get("chunk_ms", 0) / 1000)
+            wait_while_held()
             if index >= die_after:
                 crash()
         text = "word " * tokens
@@ -219,6 +220,7 @@ class Handler(BaseHTTPRequestHandler):
             said = {"delta": {"content": "word "}} if chat else {"text": "word "}
             self.event({**self.base(chat, True), "choices": [{"index": 0, "finish_reason": None, **said}]})
             time.sleep(STATE.get("chunk_ms", 0) / 1000)
+            wait_while_held()
         said = {"delta": {"content": ""}} if chat else {"text": ""}
         usage = {"prompt_tokens": 1, "completion_tokens": tokens, "total_tokens": tokens + 1}
         choice = {"index": 0, "finish_reason": "stop", **said}
@@ -230,6 +232,11 @@ class Handler(BaseHTTPRequestHandler):
         text = data if isinstance(data, str) else json.dumps(data)
         raw = f"data: {text}\n\n".encode()
         self.wfile.write(b"%x\r\n%s\r\n" % (len(raw), raw))
+
+
+def wait_while_held() -> None:
+    while os.path.exists(str(STATE.settings.get("held_by", ""))):
+        time.sleep(0.005)
 
 
 def log(text: str) -> None:

@@ -15,7 +15,8 @@ from typing import Final
 _SERVER = Path(__file__).with_name("temper_server.py")
 
 #: kind -> what it does, and the settings it takes (all optional; times in milliseconds).
-#: Every kind also takes ``load_ms`` (503 until then), ``first_token_ms``, ``chunk_ms``, ``tokens`` and ``slots``.
+#: Every kind also takes ``load_ms`` (503 until then), ``first_token_ms``, ``chunk_ms``, ``tokens`` and ``slots``, and
+#: ``held_by``: the path of a file while which exists no answer gets further than its first token.
 KINDS: Final[dict[str, str]] = {
     "polite": "does what it should; a fast stand-in",
     "never_ready": "answers 503 'Loading model' for ever",

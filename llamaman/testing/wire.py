@@ -62,7 +62,7 @@ class Request:
         key: str = "",
         body: object = None,
         headers: Mapping[str, str] | None = None,
-        seconds: float = 30,
+        seconds: float = 60,
     ) -> None:
         self.sock = _connect(where, seconds)
         lines = {"Host": "localhost", "Connection": "close", **(headers or {})}
@@ -106,6 +106,16 @@ class Request:
         body = begun.read()
         self.disconnect()
         return Answer(begun.status, {name.lower(): value for name, value in begun.getheaders()}, body)
+
+    def has_begun(self) -> bool:
+        """Whether something was generated for it, which is left unread; comments of a stream do not count.
+
+        For one whose answer has not been touched otherwise.
+        """
+        try:
+            return b"data: {" in self.sock.recv(1 << 16, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return False
 
     def events(self) -> Iterator[str]:
         """The ``data:`` texts of a server-sent event stream until it ends.
