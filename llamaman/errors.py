@@ -16,10 +16,12 @@ class LlamaManError(Exception):
     :ivar retry_after: whole seconds after which trying again makes sense, or None.
     :ivar field: the name of the offending input field, or None.
     :ivar inputs: the figures that a decision rests on; for every caller.
+    :ivar request_id: of the request that is being told of it.
     """
 
     status = 500
     code = "internal_error"
+    request_id: str | None = None
 
     def __init__(
         self,

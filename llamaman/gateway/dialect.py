@@ -43,6 +43,8 @@ class InferenceRoute:
     :ivar limit: bytes a body may have.
     :ivar surfaces: the kinds of ports that serve it.
     :ivar instances: whether ``open`` needs to know what runs and which presets there are.
+    :ivar header: a header's name in lower case. Of a path that two APIs share, the route serves the requests that
+        carry it, and the other API's the rest; all of them where the other API is not there.
     """
 
     method: str
@@ -52,6 +54,7 @@ class InferenceRoute:
     limit: int = INFERENCE_BODY
     surfaces: tuple[Surface, ...] = ("manage", "proxy", "instance")
     instances: bool = False
+    header: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)

@@ -159,6 +159,7 @@ class Exchange:
         """Tell the client about an error in its own dialect, in the stream if that has begun."""
         await self.flush()
         self.quiet()
+        error.request_id = self.id
         answer = self.dialect.error(error, started=self.started)
         if isinstance(answer, bytes):
             if not self.started:

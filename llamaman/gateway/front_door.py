@@ -73,6 +73,7 @@ class FrontDoor:
         if match is not None:
             target = match.target
             if isinstance(target, Inference):
+                target = target.of(head.headers)
                 await self._pipeline.handle(
                     request, send, target.dialect, target.route, match.values, target.level
                 )

@@ -62,11 +62,23 @@ class Fixed:
 
 @dataclass(frozen=True, slots=True)
 class Inference:
-    """A route of a dialect."""
+    """A route of a dialect.
+
+    :ivar others: by the name of a header, what serves the requests that carry it instead.
+    """
 
     dialect: Dialect
     route: InferenceRoute
     level: Access
+    others: dict[bytes, Inference] = field(default_factory=dict)
+
+    def of(self, headers: Sequence[tuple[bytes, bytes]]) -> Inference:
+        """What serves a request with these headers, whose names are in lower case."""
+        if self.others:
+            for name, _ in headers:
+                if other := self.others.get(name):
+                    return other
+        return self
 
 
 Entry = Fixed | Inference | StreamRoute
@@ -138,15 +150,24 @@ def build_tables(
     for table in (tables.manage, tables.proxy):
         table.add("GET", "/api/version", VERSION, "llamaman")
     tables.proxy.add("GET", "/", GREETING, "llamaman")
+    shared: list[tuple[str, Dialect, InferenceRoute]] = []
     for owner, dialect in dialects:
         problem = _problem(dialect, (tables.manage, tables.proxy, tables.instance))
         if problem:
             on_broken(owner, problem)
             continue
         for route in dialect.routes:
-            entry = Inference(dialect, route, route.access)
+            if route.header:
+                shared.append((owner, dialect, route))
+                continue
             for surface in route.surfaces:
+                entry = Inference(dialect, route, route.access)
                 getattr(tables, surface).add(route.method, route.pattern, entry, owner)
+    for owner, dialect, route in shared:
+        for surface in route.surfaces:
+            entry = Inference(dialect, route, route.access)
+            if problem := _share(getattr(tables, surface), owner, entry):
+                on_broken(owner, problem)
     for route in native.routes:
         for surface in route.surfaces:
             table = getattr(tables, surface)
@@ -162,6 +183,23 @@ def build_tables(
     return tables
 
 
+def _share(table: Table[Entry], owner: str, entry: Inference) -> str | None:
+    """Add a route that has a path for the requests with a header; for all where nobody serves the others.
+
+    Returns why that cannot be, or None.
+    """
+    route = entry.route
+    if (other := table.owner(route.method, route.pattern)) is None:
+        table.add(route.method, route.pattern, entry, owner)
+        return None
+    found = table.match(route.method, route.pattern)
+    base = found.target if found else None
+    if not isinstance(base, Inference) or base.route.pattern != route.pattern or route.header in base.others:
+        return f"route {route.method} {route.pattern} is '{other}', which does not share it"
+    base.others[route.header] = entry
+    return None
+
+
 def _problem(dialect: Dialect, tables: Sequence[Table[Entry]]) -> str | None:
     """Why a dialect cannot be served, or None."""
     declared: object = dialect.routes
@@ -172,7 +210,7 @@ def _problem(dialect: Dialect, tables: Sequence[Table[Entry]]) -> str | None:
             return f"dialect '{dialect.name}' declares {type(route).__name__}, not an InferenceRoute"
         if reason := _malformed(route.method, route.pattern, route.access):
             return reason
-    if reason := _taken(tables, [(route.method, route.pattern) for route in dialect.routes]):
+    if reason := _taken(tables, [(r.method, r.pattern) for r in declared if not r.header]):
         return reason
     hidden = [r for r in declared if "manage" in r.surfaces and _over_management(r.pattern)]
     return _hides(hidden[0]) if hidden else None

@@ -163,6 +163,23 @@ def test_a_wrong_key_is_an_authentication_error(client: Anthropic) -> None:
     assert caught.value.type == "authentication_error"
 
 
-def test_the_models_that_openai_clients_see_have_ids_for_it_too(site: Manager, url: str) -> None:
-    with Anthropic(base_url=url, api_key=site.inference_key, max_retries=0) as lenient:
-        assert "words" in [model.id for model in lenient.models.list()]
+def test_models_are_listed_page_by_page_and_found(client: Anthropic) -> None:
+    listed = list(client.models.list(limit=2))
+    assert sorted(model.id for model in listed) == ["embed", "other", "slow", "thinker", "words"]
+    assert {(model.type, model.lifecycle) for model in listed} == {("model", "active")}
+    found = client.models.retrieve("words")
+    assert (found.id, found.display_name, found.max_input_tokens) == ("words", "words", 4096)
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        client.models.retrieve("no-such-model")
+    assert caught.value.type == "not_found_error"
+    with pytest.raises(anthropic.BadRequestError, match="after_id"):
+        client.models.list(after_id="no-such-model")
+
+
+def test_errors_and_answers_have_an_id_to_ask_for(client: Anthropic) -> None:
+    message = client.messages.create(model="words", max_tokens=2, messages=HELLO)
+    with pytest.raises(anthropic.NotFoundError) as caught:
+        client.messages.create(model="no-such-model", max_tokens=2, messages=HELLO)
+    ids = message._request_id, caught.value.request_id
+    assert len({each for each in ids if each}) == 2
+    assert caught.value.body["request_id"] == caught.value.request_id  # type: ignore[index] # an object

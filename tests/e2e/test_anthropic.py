@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import re
@@ -68,6 +70,7 @@ def error(answer: Answer) -> tuple[int, str]:
     body = answer.json()
     assert body["type"] == "error"
     assert body["error"]["message"]
+    assert body["request_id"] == answer.headers["request-id"] != ""
     return answer.status, body["error"]["type"]
 
 
@@ -156,12 +159,25 @@ def test_a_model_thinks_when_it_is_asked_to_and_no_longer_than_it_may(plain_mana
     assert message(plain_manager, model=name, messages=history)["content"]
 
 
+def too_large(manager: Manager) -> Answer:
+    """The answer to a request that announces more than anybody may send."""
+    connection = http.client.HTTPConnection("127.0.0.1", manager.proxy_port, timeout=30)
+    with contextlib.closing(connection):
+        connection.putrequest("POST", MESSAGES)
+        connection.putheader("x-api-key", manager.inference_key)
+        connection.putheader("content-length", str(1 << 30))
+        connection.endheaders()
+        got = connection.getresponse()
+        return Answer(got.status, {name.lower(): value for name, value in got.getheaders()}, got.read())
+
+
 def test_errors_are_told_in_anthropics_shape(plain_manager: Manager, slow: Callable[[Manager], str]) -> None:
     manager = plain_manager
     assert error(ask(manager, model="nobody").answer()) == (404, "not_found_error")
     assert error(ask(manager, max_tokens=None).answer()) == (400, "invalid_request_error")
     stranger = Request(manager.proxy_port, "POST", MESSAGES, headers={"x-api-key": "wrong"}, body={})
     assert error(stranger.answer()) == (401, "authentication_error")
+    assert error(too_large(manager)) == (413, "request_too_large")
     instance = manager.launch(slow(manager), max_queue_depth=1, ctx_size=4096)
     picture = {"type": "base64", "media_type": "image/png", "data": "iVBORw0KGgo="}
     seen = [{"role": "user", "content": [{"type": "image", "source": picture}]}]

@@ -135,6 +135,47 @@ def test_a_dialect_wins_over_the_engines_own_endpoint_on_an_instance_port() -> N
     assert broken == []
 
 
+LIST = InferenceRoute("GET", "/v1/models/{model...}", body="none")
+LIST_OF_ANOTHER = InferenceRoute("GET", "/v1/models/{model...}", body="none", header=b"other-version")
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_two_apis_share_a_path_by_a_header_of_one_of_them(order: tuple[int, int]) -> None:
+    one, other = Some(LIST), Some(LIST_OF_ANOTHER)
+    both = (("one", one), ("other", other))
+    built, broken = tables(*(both[index] for index in order))
+    assert broken == []
+    for surface in (built.manage, built.proxy, built.instance):
+        match = surface.match("GET", "/v1/models/a/b")
+        assert match is not None
+        assert isinstance(match.target, Inference)
+        assert match.target.of([(b"accept", b"*/*")]).dialect is one
+        assert match.target.of([(b"accept", b"*/*"), (b"other-version", b"1")]).dialect is other
+
+
+def test_a_route_by_header_serves_everybody_where_it_is_alone() -> None:
+    other = Some(LIST_OF_ANOTHER)
+    match = tables(("other", other))[0].proxy.match("GET", "/v1/models/a")
+    assert match is not None
+    assert isinstance(match.target, Inference)
+    assert match.target.of([]).dialect is other
+
+
+@pytest.mark.parametrize(
+    "route",
+    [
+        InferenceRoute("GET", "/health", body="none", header=b"x"),
+        InferenceRoute("GET", "/v1/models/{id...}", body="none", header=b"x"),
+        LIST_OF_ANOTHER,
+    ],
+    ids=["no-dialects", "other-names", "same-header"],
+)
+def test_what_cannot_be_shared_is_told(route: InferenceRoute) -> None:
+    _, broken = tables(("one", Some(LIST)), ("other", Some(LIST_OF_ANOTHER)), ("third", Some(route)))
+    assert {plugin for plugin, _ in broken} == {"third"}
+    assert "does not share it" in broken[0][1]
+
+
 @pytest.mark.parametrize(
     "route",
     [

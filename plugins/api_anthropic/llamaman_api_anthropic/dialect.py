@@ -31,17 +31,21 @@ from llamaman import (
     Serving,
     Start,
 )
-from llamaman_api_anthropic import errors
+from llamaman_api_anthropic import errors, models
 from llamaman_api_anthropic.answer import whole
 from llamaman_api_anthropic.fields import flag
 from llamaman_api_anthropic.request import completion_body, estimated_tokens, prompt_body
 from llamaman_api_anthropic.stream import Translator, encoded
 
 MESSAGES = "/v1/messages"
+MODELS = "/v1/models"
+MODEL = "/v1/models/{model...}"
 COUNT = "/v1/messages/count_tokens"
 #: In place of llama-server's own, which reads neither penalties nor whether its client is still there.
 UPSTREAM_MESSAGES = "/upstream/{model}/v1/messages"
 
+#: Of a path that OpenAI's API has, too: Anthropic's clients send it with everything.
+_VERSION = b"anthropic-version"
 _CHAT = "/v1/chat/completions"
 _COUNT = "/v1/chat/completions/input_tokens"
 _WAITING = b": waiting\n\n"
@@ -55,10 +59,14 @@ class Anthropic:
         InferenceRoute("POST", MESSAGES),
         InferenceRoute("POST", COUNT),
         InferenceRoute("POST", UPSTREAM_MESSAGES, surfaces=("manage", "proxy")),
+        InferenceRoute("GET", MODELS, body="none", instances=True, header=_VERSION),
+        InferenceRoute("GET", MODEL, body="none", instances=True, header=_VERSION),
     )
 
     def open(self, request: Request) -> Intent | Reply:
-        """Check everything that can be checked without a model."""
+        """Answer model lists at once; check everything else that can be checked without a model."""
+        if request.route.pattern in (MODELS, MODEL):
+            return _models(request)
         body = request.json
         model = body.get("model")
         if model is not None and not isinstance(model, str):
@@ -83,10 +91,11 @@ class Anthropic:
 
     def error(self, error: LlamaManError, *, started: bool) -> Reply | bytes:
         """Anthropic's error envelope; inside a stream as its last event."""
-        body = errors.envelope(error.status, error.message)
+        known = f"req_{error.request_id}" if error.request_id else None
+        body = errors.envelope(error.status, error.message, known)
         if started:
             return errors.event(body)
-        headers = list(JSON_HEADERS)
+        headers = errors.headers(known) if known else list(JSON_HEADERS)
         if error.retry_after is not None:
             headers.append((b"retry-after", str(error.retry_after).encode()))
         return Reply(error.status, headers, body)
@@ -94,6 +103,17 @@ class Anthropic:
     def waiting(self, phase: Phase, seconds: float) -> bytes | None:
         """A comment: a ping event may not come before message_start."""
         return _WAITING
+
+
+def _models(request: Request) -> Reply:
+    known = [request.own_model] if request.own_model else request.models
+    name = request.values.get("model")
+    if name is not None:
+        found = models.one(name, known, request.instances, request.presets)
+    else:
+        entries = models.entries(known, request.instances, request.presets)
+        found = models.page(entries, request.query)
+    return Reply(200, errors.headers(_request_id(request)), _dump(found))
 
 
 def _messages(intent: Intent, request: Request, model: ModelView) -> Serving:

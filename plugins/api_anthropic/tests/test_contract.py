@@ -6,7 +6,7 @@ from typing import Any
 
 from llamaman.gateway.dialect import Dialect
 from llamaman.testing.dialect_contract import DialectContract, Example
-from llamaman_api_anthropic.dialect import COUNT, MESSAGES, UPSTREAM_MESSAGES, Anthropic
+from llamaman_api_anthropic.dialect import COUNT, MESSAGES, MODEL, MODELS, UPSTREAM_MESSAGES, Anthropic
 
 HELLO: dict[str, Any] = {"model": "alpha", "max_tokens": 50, "messages": [{"role": "user", "content": "hi"}]}
 EVERYTHING: dict[str, Any] = {
@@ -69,6 +69,8 @@ class TestAnthropic(DialectContract):
         Example(UPSTREAM_MESSAGES, {**HELLO, "stream": True}),
         Example(COUNT, HELLO),
         Example(COUNT, EVERYTHING),
+        Example(MODELS, method="GET"),
+        Example(MODEL, method="GET", values={"model": "alpha"}),
     )
 
     def make_dialect(self) -> Dialect:

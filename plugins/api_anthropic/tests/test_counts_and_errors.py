@@ -117,6 +117,19 @@ def test_an_error_is_anthropics_envelope(error: LlamaManError, status: int, kind
     assert DIALECT.error(error, started=True) == b"event: error\ndata: " + reply.body + b"\n\n"
 
 
+def test_an_error_names_its_request_in_the_body_and_in_the_header() -> None:
+    error = errors.QueueFull("no", retry_after=3)
+    error.request_id = "1-7"
+    reply = DIALECT.error(error, started=False)
+    assert isinstance(reply, Reply)
+    assert json.loads(reply.body)["request_id"] == "req_1-7"
+    assert dict(reply.headers) == {
+        b"content-type": b"application/json",
+        b"request-id": b"req_1-7",
+        b"retry-after": b"3",
+    }
+
+
 @pytest.mark.parametrize(
     ("status", "message", "expected"),
     [
