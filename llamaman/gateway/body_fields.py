@@ -39,13 +39,14 @@ _Check = Callable[[str, Any, int], None]
 
 
 def check(body: Mapping[str, Any], size: int) -> None:
-    """Refuse what is out of bounds.
+    """Refuse what is out of bounds. Names count in any case, as they do in the Ollama API.
 
     :param size: bytes of the body's text; no value is larger than it.
     :raises InvalidField: the field and its limit.
     """
-    for name in body.keys() & _CHECKED:
-        _CHECKS[name](name, body[name], size)
+    for name, value in body.items():
+        if found := _CHECKS.get(name.lower()):
+            found(name, value, size)
 
 
 def _at_most(most: int) -> _Check:
@@ -252,5 +253,4 @@ _CHECKS: Mapping[str, _Check] = {
     "text": _text,
     "options": _options,
 }
-_CHECKED = frozenset(_CHECKS)
-_CHECKED_OPTIONS = _CHECKED - {"options", "text", "messages"}
+_CHECKED_OPTIONS = _CHECKS.keys() - {"options", "text", "messages"}

@@ -1,8 +1,8 @@
 """Where in a request's body an engine would fetch something by URL. Pure.
 
 Read by :mod:`llamaman.gateway.media`. Every client API's shapes are looked for in every body: llama-server reads
-several of them under one path. What merely mentions a URL (a prompt, a tool's arguments, a schema, where a
-quotation is from) is no medium.
+several of them under one path. Names of members count in any case, as they do in the Ollama API. What merely
+mentions a URL (a prompt, a tool's arguments, a schema, where a quotation is from) is no medium.
 """
 
 from __future__ import annotations
@@ -101,13 +101,14 @@ def find(body: dict[str, Any]) -> list[Place]:
 def _members(block: dict[str, Any], nested: frozenset[str]) -> Iterator[_Part]:
     """What is looked at in a message, block or item, or (``nested`` says so) in the body."""
     for key, item in block.items():
-        if key in _LISTS:
+        name = key.lower()
+        if name in _LISTS:
             yield key, item, "base64"
-        elif key in nested:
+        elif name in nested:
             yield key, item, None
-        elif key in _MEDIA:
+        elif name in _MEDIA:
             yield key, item, "url"
-        elif key == "source" and isinstance(item, dict):
+        elif name == "source" and isinstance(item, dict):
             yield key, item.get("url"), "source"
             yield key, item, None  # a document may have blocks of its own
 

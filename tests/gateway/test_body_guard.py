@@ -266,6 +266,23 @@ def test_a_field_may_be_at_its_limit_and_not_beyond(
         assert limit in error.message
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"Messages": [{}] * 10_001},
+        {"TOOLS": [{}] * 257},
+        {"Format": schema(70)},
+        {"format": "json", "FORMAT": schema(70)},
+        {"Options": {"stop": ["a"] * 65}},
+        {"Top_Logprobs": 101},
+    ],
+)
+def test_a_name_in_another_case_is_no_way_around(bad: dict[str, Any]) -> None:
+    """The Ollama API takes names in any case, as Go does."""
+    *_, name = bad
+    assert (refused(bad).field or "").startswith(name)
+
+
 @pytest.mark.parametrize("place", SCHEMA_PLACES)
 def test_a_schema_is_bounded_wherever_a_client_api_has_one(place: str) -> None:
     wrap = SCHEMA_PLACES[place]

@@ -201,6 +201,19 @@ def test_every_client_apis_shape_is_found(shape: str) -> None:
     assert may_name(json.dumps(body).encode())
 
 
+def test_a_dialect_may_read_names_in_any_case() -> None:
+    """Ollama's does, as Go does."""
+    part = {"type": "image_url", "image_url": {"url": URL}}
+    for body, path in (
+        ({"Messages": [{"Role": "user", "CONTENT": [part]}]}, "Messages[0].CONTENT[0].image_url.url"),
+        ({"messages": [{"content": "a", "Content": [part]}]}, "messages[0].Content[0].image_url.url"),
+        ({"messages": [{"content": "a", "Images": [URL]}]}, "messages[0].Images[0]"),
+        ({"prompt": "a", "IMAGES": [URL]}, "IMAGES[0]"),
+    ):
+        (place,) = find(body)
+        assert place.path == path
+
+
 @pytest.mark.parametrize(
     "url",
     [
