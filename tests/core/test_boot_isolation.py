@@ -322,7 +322,7 @@ def test_a_strict_start_ends_with_one_sentence_about_the_plugin(name: str, tmp_p
     manager = Manager(tmp_path / "m", env={"PYTHONPATH": str(tmp_path / "site"), "LLAMAMAN_STRICT": "1"})
     try:
         manager.spawn()
-        assert manager.running.wait(30) == 1
+        assert manager.running.wait(60) == 1
         *before, last = manager.output().strip().splitlines()
         assert last.startswith(f"llamaman: plugin '{name}': ")
         raised = ["Traceback (most recent call last):"] if name == "fails_at_startup" else []
@@ -360,7 +360,7 @@ def test_a_failure_after_the_adoption_leaves_the_engines_alone(
         manager.env |= {"PYTHONPATH": str(tmp_path / "site"), "LLAMAMAN_STRICT": str(int(strict))}
         if strict:
             manager.spawn()
-            assert manager.running.wait(30) == 1
+            assert manager.running.wait(60) == 1
             assert set(manager.engines()) == engines
             manager.env["LLAMAMAN_STRICT"] = "0"
         manager.start()

@@ -131,32 +131,34 @@ def test_a_surface_is_opened_once(run: Any) -> None:
     run(check())
 
 
-def test_shutdown_waits_for_its_grace_and_then_cancels(run: Any, until: Any) -> None:
+@pytest.mark.parametrize("in_time", [True, False])
+def test_shutdown_waits_for_its_grace_and_then_cancels(run: Any, until: Any, in_time: bool) -> None:
     async def check() -> None:
-        ended: list[str] = []
+        cancelled: list[bool] = []
+        may_answer = asyncio.Event()
 
         async def app(scope: Any, receive: Any, send: Any) -> None:
             try:
-                await asyncio.sleep(0.05 if scope["path"] == "/quick" else 60)
+                await may_answer.wait()
             except asyncio.CancelledError:
-                ended.append("cancelled")
+                cancelled.append(True)
                 raise
             await say_surface(scope, receive, send)
 
         listeners = listeners_for(app)
         await listeners.open(MANAGE, host="127.0.0.1", port=0)
-        quick = await asyncio.open_connection(*listeners.ports()[MANAGE])
-        slow = await asyncio.open_connection(*listeners.ports()[MANAGE])
-        quick[1].write(GET.replace(b"/ ", b"/quick "))
-        slow[1].write(GET)
-        await until(lambda: len(listeners.connections.tasks) == 2)
-        await listeners.shutdown(0.5)
-        assert b"200 OK" in await quick[0].read()
-        assert b"503" in await slow[0].read()
-        assert ended == ["cancelled"]
+        reader, writer = await asyncio.open_connection(*listeners.ports()[MANAGE])
+        writer.write(GET)
+        await until(lambda: len(listeners.connections.tasks) == 1)
+        ending = asyncio.create_task(listeners.shutdown(600 if in_time else 0.1))
+        await until(lambda: not listeners.ports())
+        if in_time:
+            may_answer.set()
+        await ending
+        assert (b"200 OK" if in_time else b" 503 ") in await reader.read()
+        assert cancelled == ([] if in_time else [True])
         assert not listeners.connections.members
-        quick[1].close()
-        slow[1].close()
+        writer.close()
 
     run(check())
 
@@ -221,17 +223,20 @@ def test_the_oldest_idle_connection_makes_room(run: Any, until: Any) -> None:
     run(check())
 
 
-def test_a_connection_whose_first_request_is_on_the_way_keeps_its_place(run: Any) -> None:
+def test_a_connection_whose_first_request_is_on_the_way_keeps_its_place(run: Any, until: Any) -> None:
     async def check() -> None:
-        listeners = listeners_for(say_surface, total=1, fresh_s=0.3)
+        listeners = listeners_for(say_surface, total=1, fresh_s=600)
         await listeners.open(MANAGE, host="127.0.0.1", port=0)
         address = listeners.ports()[MANAGE]
         fresh = await asyncio.open_connection(*address)
         late = await asyncio.open_connection(*address)
         assert (await late[0].read()).startswith(b"HTTP/1.1 503 ")
         assert await get(*fresh) == b"manage None None False"
+        (served,) = listeners.connections.members
         silent_since_long = await asyncio.open_connection(*address)  # the one before was served and is idle
-        await asyncio.sleep(0.4)
+        await until(lambda: served not in listeners.connections.members)
+        (silent,) = listeners.connections.members
+        silent._opened -= 601
         other = await asyncio.open_connection(*address)
         assert await silent_since_long[0].read() == b""
         await get(*other)

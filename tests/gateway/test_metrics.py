@@ -89,7 +89,7 @@ def test_times_land_in_the_bucket_that_holds_them() -> None:
         assert isinstance(spread, Spread)
         assert spread.counts.index(1) == family.buckets.index(bound), family.name
         assert total(spread) == 1
-        assert spread.sum == pytest.approx(seconds, abs=0.5)
+        assert spread.sum == pytest.approx(seconds, abs=1.5)
 
 
 def test_only_a_stream_has_a_first_token_and_only_a_granted_request_a_wait() -> None:
@@ -242,7 +242,7 @@ def test_a_loop_that_is_held_up_shows_how_long_it_was(run: Run, monkeypatch: pyt
     run(main())
     assert lag.longest >= 0.25
     late = table.LAG.buckets.index(0.25)
-    assert sum(lag.histogram.read().counts[late:]) == 1
+    assert sum(lag.histogram.read().counts[late:]) >= 1  # a busy machine may hold it up besides
 
 
 def test_a_loop_that_is_stuck_has_its_place_in_the_log_once(
@@ -254,8 +254,8 @@ def test_a_loop_that_is_stuck_has_its_place_in_the_log_once(
     told = threading.Event()
 
     def the_culprit() -> None:
-        told.wait(10)
-        time.sleep(0.25)
+        assert told.wait(60)
+        time.sleep(0.25)  # in which it would be told again
 
     class Heard(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
@@ -267,7 +267,6 @@ def test_a_loop_that_is_stuck_has_its_place_in_the_log_once(
     async def main() -> None:
         lag.start()
         the_culprit()
-        await asyncio.sleep(0.05)
         lag.stop()
 
     run(main())

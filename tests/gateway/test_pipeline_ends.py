@@ -174,6 +174,7 @@ def test_a_lost_request_is_sent_again_only_to_an_engine_that_is_known_to_live(
     run: Run, until: Until, monkeypatch: pytest.MonkeyPatch, mode: str, answers: bool
 ) -> None:
     monkeypatch.setattr(broken_engines, "_EXIT_TOLD_S", 0.1)
+    monkeypatch.setattr(broken_engines, "_ANSWER_S", 60.0)
 
     async def hangs_up(path: str, writer: asyncio.StreamWriter) -> None:
         writer.transport.abort()

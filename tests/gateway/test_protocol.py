@@ -244,7 +244,7 @@ def test_expect_continue_is_answered_only_when_the_body_is_wanted(serve: Any, ru
 
 def test_an_early_answer_reaches_a_client_that_is_still_uploading(serve: Any, run: Any) -> None:
     async def check() -> None:
-        async with serve(deaf) as door:
+        async with serve(deaf, discard_s=60) as door:
             client = await door.connect()
             client.send(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 900000\r\n\r\n")
             answer = await client.answer()
@@ -253,10 +253,8 @@ def test_an_early_answer_reaches_a_client_that_is_still_uploading(serve: Any, ru
             for _ in range(3):
                 client.send(b"x" * 300_000)
                 await client.writer.drain()
-                await asyncio.sleep(0.02)
-            assert client.writer.transport.get_write_buffer_size() == 0
-            assert not client.writer.is_closing()
-            assert await client.at_end()
+            client.writer.write_eof()
+            assert await client.reader.read() == b"", "an end of file, no reset"
 
     run(check())
 
@@ -523,25 +521,32 @@ def test_a_slow_head_gets_408(serve: Any, run: Any) -> None:
     run(check())
 
 
-def test_an_idle_connection_is_closed_after_its_time(serve: Any, run: Any) -> None:
+def test_an_idle_connection_is_closed_after_its_time(serve: Any, run: Any, until: Any) -> None:
     async def check() -> None:
-        async with serve(echo, keepalive_s=0.1) as door:
-            client = await door.connect()
-            client.send(GET)
-            assert (await client.answer()).status == 200
-            assert await client.at_end()
-            assert await (await door.connect()).at_end()
+        async with serve(echo, keepalive_s=60) as door:
+            members = door.listeners.connections.members
+            for asks in (True, False):
+                client = await door.connect()
+                if asks:
+                    client.send(GET)
+                    assert (await client.answer()).status == 200
+                await until(lambda: len(members) == 1 and all(member.is_idle for member in members))
+                (connection,) = members
+                assert 0 < connection.deadline - asyncio.get_running_loop().time() <= 60
+                connection.deadline -= 60  # as if that long had passed
+                assert await client.at_end()
+                await until(lambda: not members)
 
     run(check())
 
 
 def test_a_running_answer_outlives_the_idle_time(serve: Any, run: Any) -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
-        await asyncio.sleep(0.4)
+        request_of(scope)._connection.check(asyncio.get_running_loop().time() + 3600)  # as the sweep will
         await reply(send)
 
     async def check() -> None:
-        async with serve(app, keepalive_s=0.1, head_s=0.1) as door:
+        async with serve(app) as door:
             client = await door.connect()
             client.send(GET)
             assert (await client.answer()).status == 200

@@ -157,12 +157,12 @@ def test_connections_are_reused_until_their_time(run: Any) -> None:
                 numbers.append(number)
                 await peer.send(OK)
 
-        async with engine(script, keepalive_s=0.2) as upstream:
+        async with engine(script, keepalive_s=600.0) as upstream:
             for _ in range(3):
                 response = await get(upstream)
                 assert (response.status, response.headers) == (200, [(b"content-length", b"2")])
                 assert await read_to_end(response) == b"ok"
-            await asyncio.sleep(0.25)
+            upstream._idle[0].heard -= 601.0  # as if that long had passed
             await (await get(upstream)).read_all(10)
         assert numbers == [1, 1, 1, 2]
 
@@ -436,29 +436,53 @@ def test_an_answer_to_head_has_no_body(run: Any) -> None:
     run(check())
 
 
-def test_silence_is_noticed_in_head_and_body_and_not_while_bytes_flow(run: Any) -> None:
+def test_silence_is_noticed_in_head_and_body(run: Any) -> None:
     async def check() -> None:
         async def script(peer: Peer, number: int) -> None:
-            request = await peer.request()
-            if number == 1:
-                await peer.reader.read()
-            await peer.send(CHUNKED)
-            for _ in range(8):
-                await asyncio.sleep(0.05)
-                await peer.send(b"1\r\na\r\n")
-            assert request
+            await peer.request()
+            if number == 2:
+                await peer.send(CHUNKED + b"1\r\na\r\n")
             await peer.reader.read()
 
         async with engine(script) as upstream:
             with pytest.raises(UpstreamError) as failed:
                 await get(upstream, silence_s=0.1)
             assert (failed.value.kind, failed.value.sent, failed.value.received) == ("silent", True, False)
-            response = await get(upstream, silence_s=0.3)
-            got = b""
+            response = await get(upstream, silence_s=2.0)
+            assert await response.read_block() == b"a"
             with pytest.raises(UpstreamError) as failed:
-                while True:
-                    got += await response.read_block()
-            assert (failed.value.kind, got) == ("silent", b"a" * 8)
+                await response.read_block()
+            assert failed.value.kind == "silent"
+
+    run(check())
+
+
+def test_bytes_that_flow_are_no_silence_however_long_the_answer_takes(run: Any) -> None:
+    async def check() -> None:
+        go = asyncio.Event()
+
+        async def script(peer: Peer, number: int) -> None:
+            await peer.request()
+            await peer.send(CHUNKED)
+            while True:
+                await go.wait()
+                go.clear()
+                await peer.send(b"1\r\na\r\n")
+
+        async with engine(script) as upstream:
+            response = await get(upstream, silence_s=600.0)
+            (connection,) = upstream._all
+            for _ in range(3):  # as if 500 s had passed before each byte
+                connection.heard -= 500.0
+                go.set()
+                assert await response.read_block() == b"a"
+                connection._check_silence()
+                assert response.failure is None
+            connection.heard -= 601.0
+            connection._check_silence()
+            with pytest.raises(UpstreamError) as failed:
+                await response.read_block()
+            assert failed.value.kind == "silent"
 
     run(check())
 
@@ -494,11 +518,15 @@ def test_an_unread_answer_stops_the_engine_and_costs_no_silence(run: Any, until:
             await peer.request()
 
         async with engine(script) as upstream:
-            response = await get(upstream, silence_s=0.2)
+            response = await get(upstream, silence_s=600.0)
             (connection,) = upstream._all
             await until(lambda: connection._paused)
-            await asyncio.sleep(0.5)
+            for _ in range(200):  # turns in which the engine would send, if it could
+                await asyncio.sleep(0)
             assert sent < size
+            connection.heard -= 601.0  # as if it had been unread for that long
+            connection._check_silence()
+            assert response.failure is None
             assert response.unread < 3 << 20
             assert len(await read_to_end(response)) == size
 
