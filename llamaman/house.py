@@ -366,6 +366,7 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
             enforce_for_admin=settings.get("admin_ui_enforce_max_models"),
             ollama_may_evict_admin=settings.get("allow_ollama_api_override_admin"),
             openai_may_evict_managed=settings.get("allow_openai_api_evict_managed"),
+            cold_starts_per_minute=settings.get("inference.cold_starts_per_minute"),
         )
 
     def diagnose(instance: Instance, exit_: Exit) -> str:

@@ -31,12 +31,16 @@ _UNWANTED = frozenset({State.STARTING, State.BACKOFF})
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """The settings that the decision depends on. ``max_models`` 0 means no limit."""
+    """The settings that the decision depends on. 0 means no limit.
+
+    :ivar cold_starts_per_minute: of each key that may not manage; see :mod:`llamaman.core.cold_starts`.
+    """
 
     max_models: int
     enforce_for_admin: bool = False
     ollama_may_evict_admin: bool = False
     openai_may_evict_managed: bool = False
+    cold_starts_per_minute: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ class Demand:
     :ivar only: the instance that they came through, None for any of the model.
     :ivar launcher: whose rights decide what may be evicted for it.
     :ivar context: tokens of context that the first of them asks for.
+    :ivar key: the id of the API key among whose cold starts this one counts, None where they are not counted.
     :ivar wanted: whether any of them still waits.
     """
 
@@ -29,4 +30,5 @@ class Demand:
     only: str | None = None
     embedding: bool = False
     context: int | None = None
+    key: str | None = None
     wanted: Callable[[], bool] = always

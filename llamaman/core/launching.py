@@ -104,6 +104,10 @@ class Launching:
     def _is_coming(self, instances: Sequence[Instance]) -> bool:
         return any(i.state not in STILL and not self._roster.supervisor(i).leaving for i in instances)
 
+    def _is_wanted(self, demand: Demand) -> bool:
+        """Whether somebody waits, and for something that nobody else has started meanwhile."""
+        return demand.wanted() and not self._is_coming(self._of(demand))
+
     async def launch(self, request: LaunchRequest, actor: str) -> InstanceView:
         """A new instance by hand, which begins to start."""
         model = self._launchable(request.model_path)
@@ -123,11 +127,17 @@ class Launching:
         resolved = await self.resolve(model, options)
         embedding = bool(resolved.options["embedding_model"])
         request = LaunchRequest(model_path=model.path, options=options, managed=True)
-        async with self.room.for_one(
-            Start(model.name, demand.launcher, embedding=embedding, wanted=demand.wanted)
-        ):
+        start = Start(
+            model.name,
+            demand.launcher,
+            embedding=embedding,
+            key=demand.key,
+            wanted=lambda: self._is_wanted(demand),
+        )
+        async with self.room.for_one(start) as place:
             if not self._of(demand):  # unless somebody else was faster
                 await self._create(model, resolved, request, "gateway")
+                place.begun()
 
     def _launchable(self, path: Path) -> ModelView:
         model = self._p.model_at(path)
@@ -196,15 +206,15 @@ class Launching:
                 retry_after=max(1, round(pause.seconds)),
             )
         embedding = bool(instance.options.get("embedding_model"))
-        async with self.room.for_one(
-            Start(
-                instance.model,
-                demand.launcher,
-                embedding=embedding,
-                starting=instance.id,
-                wanted=demand.wanted,
-            )
-        ):
+        start = Start(
+            instance.model,
+            demand.launcher,
+            embedding=embedding,
+            starting=instance.id,
+            key=demand.key,
+            wanted=lambda: self._is_wanted(demand),
+        )
+        async with self.room.for_one(start) as place:
             if not self._roster.has(instance):
                 return  # it was removed while others were decided about
             if self._is_coming(self._of(demand)):
@@ -216,6 +226,7 @@ class Launching:
                     **instance.overrides,
                     "ctx_size": max(size, instance.overrides.get("ctx_size", 0)),
                 }
+            place.begun()
             await self._roster.supervisor(instance).tell(m.Want("gateway", "woken by a request"))
 
     async def enlarge(self, demand: Demand) -> None:

@@ -40,6 +40,15 @@ CORE_SETTINGS: tuple[Setting, ...] = (
         scope="node",
     ),
     Setting(
+        "inference.cold_starts_per_minute",
+        "int",
+        6,
+        "How many models each API key without the manage scope may start or wake within a minute; 0 = no limit. "
+        "One more waits for its turn, or is told when that is. Requests for loaded models do not count.",
+        minimum=0,
+        maximum=10_000,
+    ),
+    Setting(
         "restart_for_larger_context",
         "bool",
         False,

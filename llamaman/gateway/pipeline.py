@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 from llamaman.access import Access
 from llamaman.core.auth import allows, allows_model, authorise
+from llamaman.core.cold_starts import counted_key
 from llamaman.core.demand import Demand
 from llamaman.core.hooks import Hooks
 from llamaman.core.instance import Instance
@@ -365,6 +366,7 @@ class Pipeline:
     def _forward_call(self, exchange: Exchange, intent: Intent, model: ModelView) -> ForwardCall:
         return ForwardCall(
             request_id=exchange.id,
+            key=counted_key(exchange.identity),
             surface=exchange.surface.name,
             dialect=exchange.dialect.name,
             path=exchange.path,

@@ -58,6 +58,7 @@ class Wish:
     :ivar only: the instance that it came through, None for any.
     :ivar home: requests of the same value find their prompt's beginning in one instance's cache.
     """
+    :ivar key: the id of the API key whose cold starts are counted, None where they are not.
 
     model: ModelView
     weight: int = 1
@@ -68,6 +69,7 @@ class Wish:
     home: str | None = None
 
 
+    key: str | None = None
 @dataclass(slots=True, eq=False)
 class _Ticket:
     future: asyncio.Future[Grant]
@@ -75,8 +77,9 @@ class _Ticket:
     timer: asyncio.TimerHandle | None = None
 
 
-#: Who starts a model: two launchers have different rights, so each has a start of its own in the queue for room.
-_Starter = tuple[str | None, Launcher]
+#: Who starts a model: launchers have different rights and keys have used up different shares of theirs, so each
+#: has a start of its own, of which the first that may goes ahead.
+_Starter = tuple[str | None, Launcher, str | None]
 
 
 class Pool:
@@ -197,7 +200,7 @@ class Pool:
         comes_back = instance.state is State.SLEEPING or instance.actor == "admission"
         for ticket in tuple(self._tickets):
             wish = ticket.wish
-            if ticket.future.done() or (wish.only, wish.launcher) in self._ensuring:
+            if ticket.future.done() or _starter(wish) in self._ensuring:
                 continue
             if any(i.state in _ALIVE for i in self._candidates(wish.only)):
                 continue
@@ -268,7 +271,7 @@ class Pool:
     # --- starting ------------------------------------------------------------------------------------
 
     def _ensure(self, wish: Wish) -> None:
-        starter = wish.only, wish.launcher
+        starter = _starter(wish)
         if starter in self._ensuring:
             return
         demand = Demand(
@@ -277,7 +280,8 @@ class Pool:
             wish.only,
             wish.embedding,
             wish.context,
-            wanted=lambda: any(_starter(ticket) == starter for ticket in self._tickets),
+            wish.key,
+            wanted=lambda: any(_starter(ticket.wish) == starter for ticket in self._tickets),
         )
         task = asyncio.get_running_loop().create_task(self._fleet.ensure_running(demand))
         self._ensuring[starter] = task
@@ -298,13 +302,13 @@ class Pool:
         if failure is not error:
             task.get_loop().call_exception_handler({"message": "starting a model failed", "exception": error})
         for ticket in tuple(self._tickets):
-            if _starter(ticket) == starter and not ticket.future.done():
+            if _starter(ticket.wish) == starter and not ticket.future.done():
                 ticket.future.set_exception(failure)
 
     def _ask_again(self, starter: _Starter) -> None:
         """For those who came when a start was being given up for want of anybody who waited."""
         for ticket in self._tickets:
-            if _starter(ticket) == starter and not ticket.future.done():
+            if _starter(ticket.wish) == starter and not ticket.future.done():
                 if not self._candidates(starter[0]):
                     self._ensure(ticket.wish)
                 return
@@ -335,8 +339,8 @@ def _depth(instance: Instance) -> int:
     return DEFAULT_QUEUE_DEPTH if depth is None else int(depth)
 
 
-def _starter(ticket: _Ticket) -> _Starter:
-    return ticket.wish.only, ticket.wish.launcher
+def _starter(wish: Wish) -> _Starter:
+    return wish.only, wish.launcher, wish.key
 
 
 def _delay(instances: Collection[Instance]) -> ModelUnavailable | None:

@@ -40,6 +40,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
         for model in ("words", "thinker", "other", "slow"):
             manager.preset(model)
         manager.preset("embed", embedding_model=True)
+        manager.setting(inference={"cold_starts_per_minute": 0})  # one key for all of the tests
         yield manager
         manager.terminate()
         left = manager.engines()

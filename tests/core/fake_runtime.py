@@ -425,10 +425,11 @@ class World:
         only: str | None = None,
         launcher: Launcher = "openai",
         context: int | None = None,
+        key: str | None = None,
     ) -> Grant:
         """A slot, as the pipeline gets one; raises why there is none."""
         pool = self.pools.of(self.models[model].path)
-        wish = Wish(self.models[model], only=only, launcher=launcher, context=context)
+        wish = Wish(self.models[model], only=only, launcher=launcher, context=context, key=key)
         return pool.try_now(wish) or await pool.wait(wish)
 
     # --- looking at it

@@ -115,7 +115,7 @@ def test_an_unload_during_the_load_is_done_when_those_who_wait_were_served(world
 
     async def story(world: World) -> None:
         asking = asyncio.create_task(world.grant())
-        await world.until(lambda: bool(world.instances.views()), "the instance")
+        await world.until(lambda: any(view.generation for view in world.instances.views()), "the load")
         world.instances.unload(world.models["alpha"].path)
         grant = await asking
         await asyncio.sleep(0.05)

@@ -232,15 +232,22 @@ def test_what_may_not_be_evicted_is_a_refusal_at_once_with_its_figures(world: Wo
     play(world, story)
 
 
-def test_an_openai_refusal_does_not_take_an_ollama_request_for_the_same_model_along(world: World) -> None:
+def test_an_openai_refusal_does_not_take_an_ollama_request_for_the_same_model_along(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(admission, "SHORTEST_STAY_S", 30.0)  # nobody has to leave yet
+
     async def story(world: World) -> None:
-        (await ask(world, "alpha")).release()
-        world.runtime.script.stop_s = 0.05
-        openai = asyncio.create_task(world.grant("beta"))
+        held = await ask(world, "alpha")
         ollama = ask(world, "beta")
-        assert isinstance(await outcome(openai), LlamaManError)
+        await waits(world, "beta")
+        assert isinstance(await outcome(asyncio.create_task(world.grant("beta"))), LlamaManError)
+        assert not ollama.done()
+        monkeypatch.setattr(admission, "SHORTEST_STAY_S", 0.1)
+        held.release()
         (await ollama).release()
 
+    world.drain_timeout_s = 5
     play(world, story)
 
 
@@ -327,6 +334,45 @@ def test_an_unwanted_start_is_no_failure_of_anybody(world: World) -> None:
         held = await ask(world, "alpha")
         await world.instances.ensure_running(Demand(world.models["beta"], "ollama", wanted=lambda: False))
         held.release()
+
+    world.drain_timeout_s = 5
+    play(world, story)
+
+
+def test_who_makes_room_is_not_overtaken_by_who_comes_meanwhile(world: World) -> None:
+    order: list[str] = []
+
+    async def use(model: str) -> None:
+        grant = await world.grant(model, launcher="ollama")
+        order.append(model)
+        grant.release()
+
+    async def story(world: World) -> None:
+        (await ask(world, "alpha")).release()
+        world.runtime.script.stop_s = 0.1
+        first = asyncio.create_task(use("beta"))
+        (alpha,) = world.instances.views()
+        await world.reach(alpha.id, State.STOPPING)
+        second = asyncio.create_task(use("gamma"))
+        await asyncio.gather(first, second)
+        assert order == ["beta", "gamma"]
+
+    world.drain_timeout_s = 5
+    play(world, story)
+
+
+def test_a_start_for_what_has_come_meanwhile_makes_nobody_leave_and_is_not_refused(world: World) -> None:
+    async def story(world: World) -> None:
+        (await ask(world, "alpha")).release()
+        world.runtime.script.stop_s = 0.1
+        ollama = ask(world, "beta")
+        (alpha,) = world.instances.views()
+        await world.reach(alpha.id, State.STOPPING)
+        openai = asyncio.create_task(world.grant("beta"))  # it may evict nobody, and need not
+        (await ollama).release()
+        (await openai).release()
+        assert running(world) == {"beta"}
+        assert not [event for event in world.events.since("admission", 0) if event.kind == "refused"]
 
     world.drain_timeout_s = 5
     play(world, story)

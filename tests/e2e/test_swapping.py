@@ -37,6 +37,8 @@ def crowded(new_manager: Callable[..., Manager], embedded: TestEngine, tiny_mode
     for name in MODELS:
         shutil.copy(tiny_model, manager.models / f"{name}.gguf")
     manager.start()
+    # One key asks for all of them, some forty loads in a few seconds: what is tried here is the swapping.
+    manager.setting(inference={"cold_starts_per_minute": 0})
     return manager
 
 
@@ -137,6 +139,40 @@ def test_what_may_not_be_evicted_is_a_503_with_the_figures(crowded: Manager) -> 
     assert refused.headers["x-llamaman-reason"].startswith("max_models=2; running=2; launched_by_hand=2")
     why = crowded.manage("GET", f"/api/why?target={MODELS[5]}")
     assert "model limit reached (LLAMAMAN_MAX_MODELS=2)" in why["answer"]
+
+
+def test_a_key_that_starts_one_model_after_the_other_waits_for_its_turn_or_is_told_when_that_is(
+    crowded: Manager, at_once: ThreadPoolExecutor
+) -> None:
+    crowded.setting(inference={"cold_starts_per_minute": 1})
+    assert generate(crowded, MODELS[0])[0] == 200
+    waiting = at_once.submit(generate, crowded, MODELS[1])
+
+    def why() -> str:
+        return str(crowded.manage("GET", f"/api/why?target={MODELS[1]}")["answer"])
+
+    crowded.until(lambda: "it waits for a turn of its key" in why(), "it to wait for its turn")
+    assert generate(crowded, MODELS[0])[0] == 200, "what is loaded is used without limit"
+    assert crowded.launch(MODELS[2])["id"], "nor do administrators wait"
+    crowded.setting(inference={"cold_starts_per_minute": 2})
+    status, text = waiting.result(60)
+    assert status == 200, text
+
+    crowded.env["REQUEST_TIMEOUT"] = "5"
+    crowded.restart()
+    crowded.setting(inference={"cold_starts_per_minute": 1}, allow_ollama_api_override_admin=True)
+    assert generate(crowded, MODELS[3])[0] == 200
+    told = call(
+        crowded.proxy_port,
+        "POST",
+        "/v1/chat/completions",
+        key=crowded.inference_key,
+        body={"model": MODELS[4], "messages": [{"role": "user", "content": "hello"}]},
+    )
+    assert told.status == 429
+    assert "this key may start 1 model a minute (setting inference.cold_starts_per_minute)" in told.text
+    assert 50 <= int(told.headers["retry-after"]) <= 60
+    assert told.headers["x-llamaman-reason"].startswith("cold_starts_per_minute=1; next_turn_s=")
 
 
 def test_who_waits_for_room_is_told_why_and_answered_in_the_end(
