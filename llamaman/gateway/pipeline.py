@@ -338,6 +338,7 @@ class Pipeline:
             embedding=embedding or (intent.needs == "embedding" and model.embedding),
             context=intent.context,
             home=_home(intent) if pools.has_choice(model.path) else None,
+            key=counted_key(exchange.identity),
         )
         if intent.context is not None and intent.wakes:
             await self._p.registry.enlarge(
@@ -366,7 +367,6 @@ class Pipeline:
     def _forward_call(self, exchange: Exchange, intent: Intent, model: ModelView) -> ForwardCall:
         return ForwardCall(
             request_id=exchange.id,
-            key=counted_key(exchange.identity),
             surface=exchange.surface.name,
             dialect=exchange.dialect.name,
             path=exchange.path,

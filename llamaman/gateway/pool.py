@@ -57,8 +57,8 @@ class Wish:
     :ivar weight: the slots that it takes; 0 for what runs beside what generates.
     :ivar only: the instance that it came through, None for any.
     :ivar home: requests of the same value find their prompt's beginning in one instance's cache.
-    """
     :ivar key: the id of the API key whose cold starts are counted, None where they are not.
+    """
 
     model: ModelView
     weight: int = 1
@@ -67,9 +67,9 @@ class Wish:
     embedding: bool = False
     context: int | None = None
     home: str | None = None
-
-
     key: str | None = None
+
+
 @dataclass(slots=True, eq=False)
 class _Ticket:
     future: asyncio.Future[Grant]
