@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import http.client
 import json
+import select
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -112,10 +113,9 @@ class Request:
 
         For one whose answer has not been touched otherwise.
         """
-        try:
-            return b"data: {" in self.sock.recv(1 << 16, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
+        if not select.select([self.sock], [], [], 0)[0]:  # recv itself would wait, a flag or not
             return False
+        return b"data: {" in self.sock.recv(1 << 16, socket.MSG_PEEK)
 
     def events(self) -> Iterator[str]:
         """The ``data:`` texts of a server-sent event stream until it ends.
