@@ -347,10 +347,9 @@ class Instances:
     ) -> InstanceView:
         instance = self._roster.require(instance_id)
         stops = instance.stops
-        overrides = {**instance.overrides, **options}
         if instance.handle or instance.state not in STILL:
             self._reach.refuse_if_lost(instance.runtime)
-        resolved = await self._launching.resolve(instance, overrides)
+        resolved = await self._launching.resolve(instance, {**instance.overrides, **options})
         want = m.Want(actor, "restarted")
         start = Start(
             instance.model,
@@ -369,11 +368,12 @@ class Instances:
                 except LlamaManError:
                     await self._ports.release(instance)
                     raise
-                instance.overrides = overrides
+                instance.overrides = {**instance.overrides, **options}
                 instance.options = resolved.options
                 await supervisor.tell(want)
                 return instance.view()
-            before, instance.overrides = instance.overrides, overrides
+            before = instance.overrides  # now: a preset may have been saved meanwhile
+            overrides = instance.overrides = {**before, **options}
             # "sleeping" keeps the port, and requests that come meanwhile wait for the new process. The want
             # lies right behind the stop, so that a later stop by somebody else wins.
             ended = self._end(instance, m.Stop("sleeping", actor, "restarting", USER_DRAIN_S))

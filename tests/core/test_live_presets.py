@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from llamaman.core import launch
+from llamaman.records import State
 
 from .fake_runtime import World
 
@@ -83,6 +84,32 @@ def test_one_that_is_saved_while_a_launch_is_being_planned_counts_for_it(
         await world.instances._launching._resolve_anew(world.get(made.id))
         assert world.get(made.id).options["max_concurrent"] == 3
         save(world, {"max_concurrent": 3})  # notes the new plan, which nobody carries out here
+
+    play(world, story)
+
+
+@pytest.mark.parametrize("runs", [True, False], ids=["running", "stopped"])
+def test_one_that_is_saved_while_a_restart_waits_counts_for_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, runs: bool
+) -> None:
+    async def story() -> None:
+        made = await world.launch("alpha", max_concurrent=1)
+        if not runs:
+            await world.stop(made.id)
+        planning = world.instances._launching.resolve
+
+        async def save_meanwhile(*given: Any) -> Any:
+            resolved = await planning(*given)
+            monkeypatch.setattr(world.instances._launching, "resolve", planning)
+            save(world, {"max_concurrent": 3})
+            return resolved
+
+        monkeypatch.setattr(world.instances._launching, "resolve", save_meanwhile)
+        await world.restart(made.id, ctx_size=1024)
+        await world.until(lambda: world.get(made.id).state is State.READY, "the restart")
+        options = world.get(made.id).options
+        assert options["max_concurrent"] == 3
+        assert options["ctx_size"] == 1024, "which the restart had said"
 
     play(world, story)
 
