@@ -7,10 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
+from llamaman.errors import LlamaManError
 from llamaman.gateway.dialect import Call, Intent, Lease, Reply, Result
 from llamaman.records import ModelView
 from llamaman.testing.dialect_script import LEASE, MODEL, MODELS, Transcript, drive, good_answer, request_for
-from llamaman_api_ollama.dialect import CHAT, GENERATE, Ollama
+from llamaman_api_ollama.dialect import CHAT, EMBED, EMBEDDINGS, GENERATE, SHOW, Ollama
 
 DIALECT = Ollama()
 ROUTES = {(route.method, route.pattern): route for route in DIALECT.routes}
@@ -25,6 +28,16 @@ FIGURES = {
     "prompt_eval_duration": 2_500_000,
     "eval_count": 3,
     "eval_duration": 4_000_000,
+}
+#: A picture of one pixel.
+PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mP8z8BQDwAEhQGAhKmMIQAAAABJRU5ErkJggg=="
+#: A good body for every endpoint that takes one.
+BODIES: dict[str, dict[str, Any]] = {
+    CHAT: HELLO,
+    GENERATE: PROMPT,
+    EMBED: {"model": "beta", "input": "a"},
+    EMBEDDINGS: {"model": "beta", "prompt": "a"},
+    SHOW: {"model": "alpha"},
 }
 TOOL = {"type": "function", "function": {"name": "f"}}
 
@@ -74,6 +87,15 @@ def sent(
     made = json.loads(call.body)
     assert isinstance(made, dict)
     return made
+
+
+def refusal(path: str, body: dict[str, Any], model: ModelView = MODEL) -> tuple[int, str]:
+    """The status and sentence of a request that is refused before a model is loaded."""
+    with pytest.raises(LlamaManError) as caught:
+        DIALECT.check(opened(path, body), model)
+    reply = DIALECT.error(caught.value, started=False)
+    assert isinstance(reply, Reply)
+    return caught.value.status, reply_of(reply, caught.value.status)["error"]
 
 
 def chunk(finish: str | None = None, logprobs: Any = None, **delta: Any) -> dict[str, Any]:
