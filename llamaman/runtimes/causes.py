@@ -139,6 +139,7 @@ _STATUSES: Final = {
 CONTAINER_KILLED: Final = "somebody killed its container (docker kill)"
 CONTAINER_STOPPED: Final = "somebody stopped its container (docker stop)"
 CONTAINER_REMOVED: Final = "somebody removed its container (docker rm)"
+CONTAINER_CUT_OFF: Final = "its container was taken off its Docker network (docker network disconnect)"
 DAEMON_RESTARTED: Final = "the Docker daemon was restarted, which ended its containers"
 NEVER_STARTED: Final = "its container was created but never started"
 

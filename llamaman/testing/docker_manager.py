@@ -84,3 +84,14 @@ def docker_stop(host: str, container_id: str, grace_s: int) -> None:
         client.stop(container_id, timeout=grace_s)
     finally:
         client.close()
+
+
+def docker_disconnect(host: str, network: str, container_id: str) -> None:
+    """What an administrator's ``docker network disconnect -f`` does. LlamaMan itself never makes this call."""
+    import docker
+
+    client = docker.APIClient(base_url=host)
+    try:
+        client.disconnect_container_from_network(container_id, network, force=True)
+    finally:
+        client.close()

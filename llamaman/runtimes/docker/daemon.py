@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from llamaman.runtimes.docker.connection import Connection, default_host, path_part
+from llamaman.runtimes.docker.ends import only_of
 from llamaman.runtimes.docker.faults import TIMED_OUT, DaemonError, DaemonGone
 from llamaman.runtimes.docker.stream import Piece, Stream, json_lines, log_pieces, log_start
 
@@ -24,6 +25,8 @@ Json = Mapping[str, Any]
 
 log = logging.getLogger(__name__)
 
+#: Events that are of interest, in Docker's words and Podman's; not, for instance, each health check on the machine.
+_TOLD: Final = ("create", "start", "kill", "oom", "die", "died", "destroy", "remove", "stop", "disconnect")
 _REGISTRY_S: Final = 300.0  # a pull asks the registry before it says anything
 
 
@@ -158,12 +161,21 @@ class Daemon:
         decode = log_pieces(since, tty=bool(found["Config"].get("Tty")))
         return self._connection.stream("GET", f"/containers/{path_part(container_id)}/logs", query, decode)
 
-    def events(self, since: float | None, labels: Sequence[str]) -> Stream[dict[str, Any]]:
-        """What happens to containers with these labels, from ``since`` (seconds since 1970) or from now on."""
-        query = {"filters": json.dumps({"type": ["container"], "label": list(labels)})}
+    def events(
+        self, since: float | None, labels: Sequence[str], *, network: str | None = None
+    ) -> Stream[dict[str, Any]]:
+        """What happens to containers with these labels, from ``since`` (seconds since 1970) or from now on.
+
+        :param network: also whatever is taken off the network of this name, which the daemon tells without labels.
+        """
+        filters: dict[str, list[str]] = {"type": ["container"], "label": list(labels)}
+        if network is not None:
+            filters = {"type": ["container", "network"], "event": list(_TOLD)}
+        query = {"filters": json.dumps(filters)}
         if since is not None:
             query["since"] = f"{since:.6f}"
-        return self._connection.stream("GET", "/events", query, json_lines)
+        decode = json_lines if network is None else only_of(labels, network)
+        return self._connection.stream("GET", "/events", query, decode)
 
     # --- networks ------------------------------------------------------------------------------------
 

@@ -8,13 +8,14 @@ stop; `docker rm -f` one with SIGKILL while the state is "removing"; the kernel'
 from __future__ import annotations
 
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any, Final
 
 from llamaman.records import Exit
 from llamaman.runtimes.causes import (
+    CONTAINER_CUT_OFF,
     CONTAINER_KILLED,
     CONTAINER_REMOVED,
     CONTAINER_STOPPED,
@@ -22,6 +23,7 @@ from llamaman.runtimes.causes import (
     NEVER_STARTED,
     out_of_memory,
 )
+from llamaman.runtimes.docker.stream import json_lines
 
 #: A container that was created longer ago, and never ran, is not about to be started any more.
 _STARTING_S: Final = 60.0
@@ -71,14 +73,36 @@ class Story:
             self.gone = True
 
 
+def only_of(labels: Sequence[str], network: str) -> Callable[[Iterator[bytes]], Iterator[dict[str, Any]]]:
+    """A decoder of events that leaves out those of other containers than the ones with these labels.
+
+    :param labels: ``key`` or ``key=value``, all of which must fit.
+    :param network: the name of the network; what is taken off others is left out as well.
+    """
+    wanted = [label.partition("=") for label in labels]
+
+    def is_wanted(event: Mapping[str, Any]) -> bool:
+        attributes = (event.get("Actor") or {}).get("Attributes") or {}
+        if event.get("Type") == "network":
+            return attributes.get("name") == network
+        return all(
+            key in attributes and (not equals or attributes[key] == value) for key, equals, value in wanted
+        )
+
+    return lambda chunks: (event for event in json_lines(chunks) if is_wanted(event))
+
+
 def read_event(event: Mapping[str, Any]) -> tuple[str, str, Mapping[str, str], float | None]:
     """Container, action, attributes and time (seconds, by the daemon's clock) of an event."""
     actor = event.get("Actor") or {}
     action = str(event.get("Action") or event.get("status") or "")
     nanoseconds = event.get("timeNano")
     at = nanoseconds / 1e9 if isinstance(nanoseconds, int) else None
+    attributes = actor.get("Attributes") or {}
     container = str(actor.get("ID") or event.get("id") or "")
-    return container, _ACTIONS.get(action, action), actor.get("Attributes") or {}, at
+    if event.get("Type") == "network":
+        container = str(attributes.get("container") or container)
+    return container, _ACTIONS.get(action, action), attributes, at
 
 
 def has_ended(inspected: Mapping[str, Any], now: float) -> bool:
@@ -119,6 +143,11 @@ def exit_from(
     if expected:
         return Exit(code, None, at, oom=known_oom)
     return Exit(code, None, at, oom=known_oom, cause=_cause(inspected, story, code, oom, restarted, limit))
+
+
+def cut_off(now: float) -> Exit:
+    """The record of the end of an engine that runs and that nobody must talk to any more."""
+    return Exit(None, None, now, cause=CONTAINER_CUT_OFF)
 
 
 def restarted_since(inspected: Mapping[str, Any], story: Story) -> bool:

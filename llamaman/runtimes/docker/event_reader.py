@@ -9,6 +9,7 @@ import logging
 import queue
 import threading
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, Final
 
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError, DaemonGone, Stream
@@ -24,9 +25,12 @@ Heard = queue.SimpleQueue[tuple["EventReader | None", Any]]
 class EventReader(threading.Thread):
     """Reads one stream of events."""
 
-    def __init__(self, daemon: Daemon, labels: Sequence[str], since: float, heard: Heard) -> None:
+    def __init__(
+        self, daemon: Daemon, labels: Sequence[str], network: str, since: float, heard: Heard
+    ) -> None:
         super().__init__(name="docker-events-reader", daemon=True)
-        self._daemon, self._labels, self._since, self._heard = daemon, labels, since, heard
+        self._open_stream = partial(daemon.events, since, labels, network=network)
+        self._heard = heard
         self._lock = threading.Lock()
         self._stream: Stream[dict[str, Any]] | None = None
         self._closed = False
@@ -34,7 +38,7 @@ class EventReader(threading.Thread):
     def run(self) -> None:
         """Put (self, OPEN), then each event, and at the end None or the DaemonGone that ended it."""
         try:
-            stream = self._daemon.events(self._since, self._labels)
+            stream = self._open_stream()
             with self._lock:
                 self._stream = stream
                 if self._closed:

@@ -21,7 +21,15 @@ from typing import Any, Final
 from llamaman.records import Exit
 from llamaman.runtimes.causes import CONTAINER_STOPPED
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError, DaemonGone, Json
-from llamaman.runtimes.docker.ends import Story, exit_from, has_ended, moment, read_event, restarted_since
+from llamaman.runtimes.docker.ends import (
+    Story,
+    cut_off,
+    exit_from,
+    has_ended,
+    moment,
+    read_event,
+    restarted_since,
+)
 from llamaman.runtimes.docker.event_reader import OPEN, EventReader, Heard
 from llamaman.runtimes.docker.faults import TIMED_OUT
 
@@ -40,6 +48,7 @@ log = logging.getLogger(__name__)
 @dataclass(slots=True, eq=False)
 class _Watched:
     since: float
+    is_at_its_place: Callable[[Json], bool]
     callbacks: list[Callable[[Exit], None]] = field(default_factory=list)
 
 
@@ -51,16 +60,18 @@ class Deaths:
         daemon: Daemon,
         labels: Sequence[str],
         *,
+        network: str,
         on_reach: Callable[[str | None], None],
         describe: Callable[[DaemonGone], str],
     ) -> None:
         """
         :param labels: ``key=value`` of the containers whose events are followed.
+        :param network: the name of the network that they are on.
         :param on_reach: called in the thread of this class: the reason when the daemon is lost, None when it is back.
         :param describe: makes a sentence of that reason.
         """
         self._daemon = daemon
-        self._labels = tuple(labels)
+        self._labels, self._network = tuple(labels), network
         self._on_reach, self._describe = on_reach, describe
         self._changed = threading.Condition()
         self._watched: dict[str, _Watched] = {}
@@ -81,16 +92,24 @@ class Deaths:
         """Begin to follow events; does not wait for the daemon."""
         self._thread.start()
 
-    def watch(self, container_id: str, callback: Callable[[Exit], None]) -> Callable[[], None]:
+    def watch(
+        self,
+        container_id: str,
+        callback: Callable[[Exit], None],
+        is_at_its_place: Callable[[Json], bool] = lambda inspected: True,
+    ) -> Callable[[], None]:
         """Call ``callback`` once when the container ends; returns a function that cancels.
 
         It is called now, in this thread, when the container has ended or is gone; later in the thread of this
         class, where it must not take long: the end of others waits for it.
+
+        :param is_at_its_place: whether a running container, as the daemon describes it, can still be talked to where
+            its callers do; one that cannot has ended for them, too.
         """
         with self._changed:
             ended = self._ended.get(container_id)
             if ended is None:
-                watched = self._watched.setdefault(container_id, _Watched(time.time()))
+                watched = self._watched.setdefault(container_id, _Watched(time.time(), is_at_its_place))
                 watched.callbacks.append(callback)
         if ended is not None:
             _call(callback, ended)
@@ -101,6 +120,8 @@ class Deaths:
             if inspected is None or has_ended(inspected, time.time()):
                 self._hear_more(container_id, inspected)
                 self._report(container_id, self._exit(container_id, inspected))
+            elif self._is_cut_off(container_id, inspected):
+                self._report(container_id, cut_off(time.time()))
         return lambda: self._cancel(container_id, callback)
 
     def exit_of(self, container_id: str) -> Exit | None:
@@ -197,7 +218,7 @@ class Deaths:
             self._stories.clear()  # they are told anew, unless their daemon is gone
             self._known, self._same = self._newest, False
             since = (self._broke_at or time.time()) - _HISTORY_S
-            reader = self._reader = EventReader(self._daemon, self._labels, since, self._heard)
+            reader = self._reader = EventReader(self._daemon, self._labels, self._network, since, self._heard)
         reader.start()
         patience: float | None = _PATIENCE_S
         while not self._closed.is_set():
@@ -253,6 +274,8 @@ class Deaths:
         if inspected is not None and runs:
             ran_then = story.at is not None and story.at >= watched.since
             if not (ran_then and restarted_since(inspected, story)):
+                if self._is_cut_off(container_id, inspected):
+                    self._report(container_id, cut_off(time.time()))
                 return True
         exit_ = self._exit(container_id, inspected)
         # A daemon that is being shut down stops its containers just as `docker stop` does and still tells of it,
@@ -275,6 +298,8 @@ class Deaths:
             inspected = self._inspect(container_id)
             if inspected is None or has_ended(inspected, time.time()):
                 ended[container_id] = inspected
+            elif self._is_cut_off(container_id, inspected):
+                self._report(container_id, cut_off(time.time()))
         self._hear_of(set(ended), reader)
         restarted = again and not self._same
         for container_id, inspected in ended.items():
@@ -303,12 +328,21 @@ class Deaths:
             log.warning("Docker cannot say how container %s is: %s", container_id[:12], error)
             return {"State": {"Running": True}}
 
+    def _is_cut_off(self, container_id: str, inspected: Json) -> bool:
+        """Whether a watched container runs where nobody may talk to it, and not because it is ending."""
+        with self._changed:
+            watched = self._watched.get(container_id)
+            ending = container_id in self._expected or self._story(container_id).tells_end
+        return watched is not None and not ending and not watched.is_at_its_place(inspected)
+
     # --- what is known -------------------------------------------------------------------------------
 
     def _note(self, event: dict[str, Any]) -> str | None:
         """Take note of an event; returns the container if that may be its end."""
         container_id, action, attributes, at = read_event(event)
         with self._changed:
+            if action == "disconnect":
+                return container_id
             story = self._stories.setdefault(container_id, Story())
             self._stories.move_to_end(container_id)
             while len(self._stories) > _REMEMBERED:

@@ -130,6 +130,21 @@ class Network:
             )
         return Address(host=str(host), port=PORT)
 
+    def is_at(self, inspected: Json, address: Address) -> bool:
+        """Whether a running container's engine still is at an address that :meth:`address` told; does not block.
+
+        One that was taken off the network is not: whoever has its address by now is another.
+        """
+        if "NetworkSettings" not in inspected:  # the daemon does not say
+            return True
+        joined = _networks(inspected).get(self._name)
+        if joined is None:
+            return False
+        return address.port != PORT or address.host in (
+            joined.get("IPAddress"),
+            joined.get("GlobalIPv6Address"),
+        )
+
     # --- making it -----------------------------------------------------------------------------------
 
     def _one(self, here: list[Json], *, internal: bool) -> Json:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from llamaman.errors import LaunchError, RuntimeLost
 from llamaman.records import Engine, Exit, Handle, LaunchPlan, ResourceUse
+from llamaman.runtimes.causes import CONTAINER_CUT_OFF
 from llamaman.runtimes.docker import labels
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError, DaemonGone, Json
 from llamaman.runtimes.docker.events import Deaths
@@ -55,6 +56,7 @@ class DockerRuntime:
         self._deaths = Deaths(
             self._daemon,
             labels.label_filter(parts.node, parts.install),
+            network=parts.network,
             on_reach=self._reached,
             describe=lambda gone: unreachable(gone.reason),
         )
@@ -192,7 +194,10 @@ class DockerRuntime:
             with contextlib.suppress(RuntimeError):  # the runtime is being closed; the next manager cleans up
                 self._settling.submit(self._settle_and_tell, container_id, exit_, on_exit)
 
-        return self._deaths.watch(container_id, ended)
+        network = self._surroundings.network
+        return self._deaths.watch(
+            container_id, ended, lambda inspected: network.is_at(inspected, handle.address)
+        )
 
     def inspect(self, handle: Handle) -> Exit | None:
         """None while it runs."""
@@ -307,6 +312,8 @@ class DockerRuntime:
         if not mine:
             return outcome.result(_LAST_OUTPUT_S + _AFTER_KILL_S)
         try:
+            if exit_.cause == CONTAINER_CUT_OFF:  # it runs; its log ends with it
+                self._daemon.kill(container_id)
             self._pumps.finish(container_id, _LAST_OUTPUT_S)
             self._sampler.forget(container_id)
             self._daemon.remove(container_id)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from llamaman.testing import processes
-from llamaman.testing.docker_manager import DockerManager, docker_stop
+from llamaman.testing.docker_manager import DockerManager, docker_disconnect, docker_stop
 from llamaman.testing.manager import ManagerError
 from llamaman.testing.wire import refuses
 
@@ -121,6 +121,12 @@ def _docker_stop(manager: DockerManager, container_id: str) -> None:
     docker_stop(manager.env["DOCKER_HOST"], container_id, 5)
 
 
+def _docker_network_rm(manager: DockerManager, container_id: str) -> None:
+    """Docker removes no network that is in use: whoever wants to takes its containers off first."""
+    docker_disconnect(manager.env["DOCKER_HOST"], manager.network, container_id)
+    manager.docker.remove_network(manager.network)
+
+
 def _crash(manager: DockerManager, container_id: str) -> None:
     """The engine itself, which is the child of the container's init."""
     inspected = manager.docker.inspect(container_id)
@@ -136,6 +142,7 @@ def _crash(manager: DockerManager, container_id: str) -> None:
         (_docker_kill, "somebody killed its container (docker kill)"),
         (_docker_rm, "somebody removed its container (docker rm)"),
         (_docker_stop, "somebody stopped its container (docker stop)"),
+        (_docker_network_rm, "its container was taken off its Docker network (docker network disconnect)"),
     ],
 )
 def test_an_end_behind_our_back_is_named_and_the_model_comes_back(

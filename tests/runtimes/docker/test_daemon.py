@@ -33,6 +33,7 @@ from llamaman.runtimes.docker.faults import (
 )
 from llamaman.runtimes.docker.stream import json_lines, log_frames, log_pieces, log_start
 from llamaman.testing.private_daemon import PrivateDaemon, why_not
+from llamaman.testing.processes import free_ports
 
 real = pytest.mark.real("docker")
 
@@ -580,9 +581,7 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_daemon_that_is_killed_stopped_and_started_again(certificates: Path) -> None:
     if reason := why_not():
         pytest.skip(reason)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    (port,) = free_ports(1)
     tls = ("--tlsverify", *(f"--tls{name}={certificates / file}" for name, file in TLS_FILES))
     with PrivateDaemon("--host", f"tcp://127.0.0.1:{port}", *tls) as private:
         daemon = Daemon(private.host)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 import signal
@@ -17,6 +18,7 @@ import pytest
 
 from llamaman.records import Exit
 from llamaman.runtimes.causes import (
+    CONTAINER_CUT_OFF,
     CONTAINER_KILLED,
     CONTAINER_REMOVED,
     CONTAINER_STOPPED,
@@ -25,7 +27,7 @@ from llamaman.runtimes.causes import (
 )
 from llamaman.runtimes.docker import events
 from llamaman.runtimes.docker.daemon import Daemon, DaemonGone
-from llamaman.runtimes.docker.ends import Story, exit_from, has_ended, moment, read_event
+from llamaman.runtimes.docker.ends import Story, exit_from, has_ended, moment, only_of, read_event
 from llamaman.runtimes.docker.events import Deaths
 from llamaman.testing import docker_images as images
 from llamaman.testing.docker_manager import docker_stop
@@ -90,12 +92,15 @@ def ward_of(containers: Containers, daemon: Daemon | None = None) -> Iterator[Wa
     deaths = Deaths(
         daemon or containers.daemon,
         containers.names.filters,
+        network=containers.names.network,
         on_reach=on_reach,
         describe=lambda gone: f"told: {gone.reason}",
     )
     deaths.start()
-    yield Ward(containers, deaths, reached, told, told_when_reached)
-    deaths.close()
+    try:
+        yield Ward(containers, deaths, reached, told, told_when_reached)
+    finally:
+        deaths.close()
 
 
 @pytest.fixture
@@ -188,6 +193,68 @@ def test_a_container_that_reaches_its_memory_limit(ward: Ward) -> None:
 
 
 # --- who watches when --------------------------------------------------------------------------------
+
+
+def test_one_that_left_its_place_without_a_word_of_the_daemon_is_found_out(
+    ward: Ward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(events, "_PING_EVERY_S", 0.1)
+    moved = threading.Event()
+    leaving, staying = ward.run(FOREVER), ward.watched(FOREVER)
+    heard = ward.told.setdefault(leaving, [])
+    ward.deaths.watch(leaving, heard.append, lambda inspected: not moved.is_set())
+    other = ward.watched("exit 3")  # so that this thread has gone around once
+    assert ward.end_of(other).code == 3
+    assert heard == []
+    moved.set()
+    exit_ = ward.end_of(leaving)
+    assert (exit_.code, exit_.cause) == (None, CONTAINER_CUT_OFF)
+    assert ward.deaths.exit_of(leaving) == exit_
+    assert ward.told[staying] == []
+
+
+def test_one_that_ends_while_it_leaves_its_place_has_ended(ward: Ward) -> None:
+    container_id = ward.run("exit 3", NetworkMode="none")
+    until(lambda: has_ended(ward.daemon.inspect(container_id) or {}, time.time()))
+    heard = ward.told.setdefault(container_id, [])
+    ward.deaths.watch(container_id, heard.append, lambda inspected: False)
+    assert ward.end_of(container_id).code == 3
+
+
+def test_what_we_end_ourselves_has_not_left_its_place(ward: Ward, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(events, "_PING_EVERY_S", 0.05)
+    moved = threading.Event()
+    container_id = ward.run(FOREVER)
+    heard = ward.told.setdefault(container_id, [])
+    ward.deaths.watch(container_id, heard.append, lambda inspected: not moved.is_set())
+    ward.deaths.expect(container_id)
+    moved.set()
+    other = ward.watched("exit 3")
+    assert ward.end_of(other).code == 3
+    assert heard == []
+    ward.daemon.kill(container_id)
+    assert ward.end_of(container_id).cause is None
+
+
+def test_of_other_containers_and_networks_nothing_is_heard() -> None:
+    def event(kind: str, attributes: dict[str, str]) -> bytes:
+        return json.dumps({"Type": kind, "Actor": {"ID": "x", "Attributes": attributes}}).encode() + b"\n"
+
+    said = [
+        event("container", {"a": "1", "b": "2"}),
+        event("container", {"a": "1"}),
+        event("container", {"a": "2", "b": "2"}),
+        event("network", {"name": "ours", "container": "y"}),
+        event("network", {"name": "ours-too", "container": "z"}),
+        b'{"Type":"container"}\n',
+    ]
+    heard = list(only_of(["a=1", "b"], "ours")(iter(said)))
+    assert [each["Actor"]["Attributes"] for each in heard] == [
+        {"a": "1", "b": "2"},
+        {"name": "ours", "container": "y"},
+    ]
+    podman = {"Type": "network", "Action": "disconnect", "Actor": {"ID": "p", "Attributes": {"name": "ours"}}}
+    assert [read_event(each)[:2] for each in (heard[1], podman)] == [("y", ""), ("p", "disconnect")]
 
 
 def test_whoever_watches_too_late_is_told_at_once(ward: Ward) -> None:

@@ -11,16 +11,18 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import docker
 import pytest
 
 from llamaman.errors import LaunchError, RuntimeLost
 from llamaman.records import ContainerSpec, Exit, Handle, LaunchPlan, LaunchRequest, Mount, SpecPatch
-from llamaman.runtimes.docker import labels
+from llamaman.runtimes.causes import CONTAINER_CUT_OFF
+from llamaman.runtimes.docker import events, labels
 from llamaman.runtimes.docker.daemon import Daemon
 from llamaman.runtimes.docker.network import NOWHERE
 from llamaman.runtimes.docker.parts import Parts
 from llamaman.runtimes.docker.runtime import DockerRuntime
+from llamaman.testing.docker_manager import docker_disconnect
+from llamaman.testing.processes import free_ports
 
 pytestmark = pytest.mark.real("docker")
 NODE, INSTALL, KEY = "node-a", "install-a", b"k" * 32
@@ -255,13 +257,49 @@ def test_what_has_no_proof_is_foreign_whatever_its_labels_say(lab: Lab, daemon: 
 def test_one_engine_that_was_taken_off_the_network_hides_no_other(lab: Lab, daemon: Daemon) -> None:
     runtime = lab.runtime()
     handle, other = runtime.start(lab.plan(runtime)), runtime.start(lab.plan(runtime, "fedcba9876543210"))
-    client = docker.DockerClient(lab.host)
-    client.networks.get(lab.names.network).disconnect(handle.container_id, force=True)
-    client.close()
+    docker_disconnect(lab.host, lab.names.network, handle.container_id or "")
     found = {each.container_id: each.address for each in runtime.find(NODE + lab.names.token, INSTALL)}
     assert found == {handle.container_id: NOWHERE, other.container_id: other.address}
     for each in (handle, other):
         runtime.stop(each, 5)
+
+
+def test_an_engine_that_is_taken_off_the_network_has_ended_and_is_removed(
+    lab: Lab, daemon: Daemon, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its address is another's by now, or leads out of this machine: prompts and the key would go there."""
+    monkeypatch.setattr(events, "_PING_EVERY_S", 600.0)  # it is told, not found out
+    runtime = lab.runtime()
+    handle = runtime.start(lab.plan(runtime))
+    other = runtime.start(lab.plan(runtime, "fedcba9876543210"))
+    told: list[tuple[Exit, list[str]]] = []
+    told_of_other: list[Exit] = []
+    runtime.watch(handle, lambda exit_: told.append((exit_, [each["Id"] for each in lab.all(daemon)])))
+    runtime.watch(other, told_of_other.append)
+    until(lambda: healthy(handle))
+    docker_disconnect(lab.host, lab.names.network, handle.container_id or "")
+    until(lambda: told)
+    ((exit_, left),) = told
+    assert exit_.cause == CONTAINER_CUT_OFF
+    assert left == [other.container_id], "it is gone before anybody is told"
+    assert told_of_other == []
+    runtime.stop(other, 5)
+
+
+def test_who_begins_to_watch_an_engine_that_was_taken_off_the_network_is_told(
+    lab: Lab, daemon: Daemon
+) -> None:
+    first = lab.runtime()
+    handle = first.start(lab.plan(first))
+    first.close()
+    docker_disconnect(lab.host, lab.names.network, handle.container_id or "")
+    second = lab.runtime()
+    (found,) = second.find(NODE + lab.names.token, INSTALL)
+    told: list[Exit] = []
+    second.watch(found, told.append)
+    until(lambda: told)
+    assert told[0].cause == CONTAINER_CUT_OFF
+    assert lab.all(daemon) == []
 
 
 def test_another_node_s_container_is_not_ours(lab: Lab, daemon: Daemon) -> None:
@@ -314,8 +352,9 @@ def test_a_published_port_is_on_loopback_alone(lab: Lab, daemon: Daemon) -> None
     runtime = lab.runtime(host_addr="127.0.0.1")
     assert runtime.fetch(runtime.engines()[0], print) is None
     assert runtime.needs_port()
-    handle = runtime.start(lab.plan(runtime, port=19_731))
-    assert (handle.address.host, handle.address.port) == ("127.0.0.1", 19_731)
+    (port,) = free_ports(1)
+    handle = runtime.start(lab.plan(runtime, port=port))
+    assert (handle.address.host, handle.address.port) == ("127.0.0.1", port)
     until(lambda: healthy(handle))
     (network,) = daemon.networks(lab.names.network)
     assert network["Internal"] is False
