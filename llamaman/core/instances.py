@@ -103,6 +103,7 @@ class Instances:
             breaker=self._breaker,
             load_timeout_s=parts.load_timeout_s,
             health_timeout_s=parts.health_timeout_s,
+            frozen_after_s=parts.frozen_after_s,
         )
 
     # --- for any thread ------------------------------------------------------------------------------
@@ -283,6 +284,7 @@ class Instances:
             live = {name: wanted[name] for name in launch.LIVE}
             instance.options = {**instance.options, **live}
             self._roster.supervisor(instance).options_changed()
+            self._tell(self._reason_listeners, instance, instance.state)  # more of those who wait may run now
 
     async def ensure_running(self, demand: Demand) -> None:
         """See that some instance of a model (or the given one) is running, coming or about to end.

@@ -114,6 +114,21 @@ def test_one_that_is_saved_while_a_restart_waits_counts_for_it(
     play(world, story)
 
 
+def test_a_higher_limit_lets_those_who_wait_run_at_once(world: World) -> None:
+    async def story() -> None:
+        await world.running(max_concurrent=1, parallel=2)
+        first = await world.grant()
+        waiting = asyncio.create_task(world.grant())
+        await world.until(lambda: world.get(first.instance.id).queued == 1, "it to wait")
+        save(world, {"max_concurrent": 2, "parallel": 2})
+        second = await waiting
+        assert world.get(first.instance.id).active == 2, "nobody had to leave first"
+        for grant in (first, second):
+            grant.release()
+
+    play(world, story)
+
+
 def test_what_it_does_not_name_stays_as_it_was_launched(world: World) -> None:
     async def story() -> None:
         made = await world.launch("alpha", max_concurrent=2)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import json
-import socket
-import time
-from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+import pytest
+
 from llamaman.testing import write_tiny_model
-from llamaman.testing.manager import Manager
+from llamaman.testing.manager import ENDLESS, FOR_EVER, Manager
 from llamaman.testing.wire import Request, call
 
 
@@ -20,35 +19,58 @@ def queue(manager: Manager, instance_id: str) -> tuple[int, int]:
     return seen["active"], seen["queued"]
 
 
+def begun(requests: Iterable[Request]) -> list[Request]:
+    """Those for which something was generated."""
+    return [request for request in requests if request.has_begun()]
+
+
+@pytest.fixture
+def endless(manager: Manager) -> Iterator[Callable[[int], list[Request]]]:
+    """Sends streams to ``slow`` that end when they are left, at the latest with the test."""
+    with contextlib.ExitStack() as stack:
+
+        def send(count: int) -> list[Request]:
+            asked = (manager.ask("slow", stream=True, max_tokens=FOR_EVER) for _ in range(count))
+            return [stack.enter_context(request) for request in asked]
+
+        yield send
+
+
 def test_never_more_than_max_concurrent_run_and_the_rest_wait(
-    manager: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
+    manager: Manager, slow: Callable[[Manager], str], endless: Callable[[int], list[Request]]
 ) -> None:
-    instance = manager.launch(slow(manager), parallel=4, max_concurrent=2, ctx_size=8192)
-    requests = [at_once.submit(manager.chat, "slow", max_tokens=300) for _ in range(6)]
-    manager.until(lambda: queue(manager, instance["id"]) == (2, 4), "two running and four waiting")
-    most = 0
-    while not all(request.done() for request in requests):
-        most = max(most, manager.busy_slots(instance["id"]))
-        time.sleep(0.02)
-    assert most <= 2, "the engine itself saw no more"
-    assert [request.result().status for request in requests] == [200] * 6
-    assert queue(manager, instance["id"]) == (0, 0)
+    instance = manager.launch(slow(manager), parallel=4, max_concurrent=2, **ENDLESS)
+    requests = endless(6)
+    for waiting in (4, 3, 2, 1, 0):
+        manager.until(lambda n=waiting: queue(manager, instance["id"]) == (2, n), f"two and {waiting}")  # type: ignore[misc] # a default binds the number
+        manager.until(lambda: manager.busy_slots(instance["id"]) == 2, "the engine to have two")
+        for _ in range(5):
+            assert manager.busy_slots(instance["id"]) == 2, "the engine itself sees no more"
+        assert queue(manager, instance["id"]) == (2, waiting)
+        first = manager.until(lambda: begun(requests), "one to have begun")[0]
+        first.disconnect()
+        requests.remove(first)
+    requests.pop().disconnect()
+    manager.until(lambda: queue(manager, instance["id"]) == (0, 0), "nobody to be left")
 
 
 def test_without_a_limit_of_its_own_an_instance_takes_as_many_as_it_has_slots(
-    manager: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
+    manager: Manager, slow: Callable[[Manager], str], endless: Callable[[int], list[Request]]
 ) -> None:
-    instance = manager.launch(slow(manager), parallel=2, ctx_size=8192)
-    requests = [at_once.submit(manager.chat, "slow", max_tokens=500) for _ in range(3)]
+    instance = manager.launch(slow(manager), parallel=2, **ENDLESS)
+    requests = endless(3)
     manager.until(lambda: queue(manager, instance["id"]) == (2, 1), "two running and one waiting")
-    assert [request.result(60).status for request in requests] == [200] * 3
+    running = manager.until(lambda: begun(requests)[1:] and begun(requests), "both to have begun")
+    assert len(running) == 2
+    running[0].disconnect()
+    manager.until(lambda: all(each.has_begun() for each in requests if each is not running[0]), "the third")
 
 
 def test_a_full_queue_is_429_in_every_form_and_costs_nobody_else(
     manager: Manager, slow: Callable[[Manager], str]
 ) -> None:
-    instance = manager.launch(slow(manager), max_queue_depth=2, ctx_size=8192)
-    with manager.ask("slow", stream=True, max_tokens=1500) as running:
+    instance = manager.launch(slow(manager), max_queue_depth=2, **ENDLESS)
+    with manager.ask("slow", stream=True, max_tokens=FOR_EVER) as running:
         next(running.events())
         waiting = [manager.ask("slow", max_tokens=2) for _ in range(2)]
         manager.until(lambda: queue(manager, instance["id"]) == (1, 2), "a full queue")
@@ -65,8 +87,8 @@ def test_a_full_queue_is_429_in_every_form_and_costs_nobody_else(
 def test_where_nobody_may_wait_a_second_request_is_429_at_once(
     manager: Manager, slow: Callable[[Manager], str]
 ) -> None:
-    manager.launch(slow(manager), max_concurrent=1, max_queue_depth=0, ctx_size=8192)
-    with manager.ask("slow", stream=True, max_tokens=1500) as running:
+    manager.launch(slow(manager), max_concurrent=1, max_queue_depth=0, **ENDLESS)
+    with manager.ask("slow", stream=True, max_tokens=FOR_EVER) as running:
         next(running.events())
         for path in ("/api/chat", "/v1/messages", "/v1/chat/completions", "/chat/completions"):
             body = {"model": "slow", "max_tokens": 2, **TALK}
@@ -77,37 +99,37 @@ def test_where_nobody_may_wait_a_second_request_is_429_at_once(
 
 
 def test_a_limit_that_changes_meanwhile_lets_more_run_and_sends_no_waiter_away(
-    manager: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
+    manager: Manager, slow: Callable[[Manager], str], endless: Callable[[int], list[Request]]
 ) -> None:
     name = slow(manager)
-    limits = {"parallel": 3, "ctx_size": 8192}
+    limits = {"parallel": 3, **ENDLESS}
     instance = manager.launch(name, max_concurrent=1, **limits)
-    requests = [at_once.submit(manager.chat, name, max_tokens=500) for _ in range(4)]
+    requests = endless(4)
     manager.until(lambda: queue(manager, instance["id"]) == (1, 3), "one running")
     manager.preset(name, max_concurrent=3, max_queue_depth=1, **limits)
-    manager.until(lambda: queue(manager, instance["id"])[0] == 3, "three running")
+    manager.until(lambda: queue(manager, instance["id"]) == (3, 1), "three running")
     manager.preset(name, max_concurrent=2, max_queue_depth=0, **limits)
-    assert [request.result(60).status for request in requests] == [200] * 4
-
-
-def has_begun(request: Request) -> bool:
-    """Whether something was generated for it; comments do not count."""
-    try:
-        return b"data: {" in request.sock.recv(1 << 16, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-    except BlockingIOError:
-        return False
+    manager.until(lambda: manager.instance(instance["id"])["config"]["max_concurrent"] == 2, "the preset")
+    assert queue(manager, instance["id"]) == (3, 1), "the last one goes on waiting"
+    running = manager.until(lambda: begun(requests)[2:] and begun(requests), "three to have begun")
+    (last,) = (each for each in requests if each not in running)
+    running[0].disconnect()
+    manager.until(lambda: queue(manager, instance["id"]) == (2, 1), "two running")
+    running[1].disconnect()
+    manager.until(last.has_begun, "the one that waited")
+    assert [each.begun.status for each in (running[2], last)] == [200] * 2
 
 
 def test_the_queue_is_first_come_first_served(manager: Manager, slow: Callable[[Manager], str]) -> None:
-    instance = manager.launch(slow(manager), ctx_size=8192)
+    instance = manager.launch(slow(manager), **ENDLESS)
     with contextlib.ExitStack() as stack:
         requests: list[Request] = []
         for number in range(6):
-            requests.append(stack.enter_context(manager.ask("slow", stream=True, max_tokens=8000)))
+            requests.append(stack.enter_context(manager.ask("slow", stream=True, max_tokens=FOR_EVER)))
             manager.until(lambda n=number: queue(manager, instance["id"]) == (1, n), "its place")  # type: ignore[misc] # a default binds the number
         for number, request in enumerate(requests):
             next(request.events())
-            assert not any(has_begun(later) for later in requests[number + 1 :]), number
+            assert not begun(requests[number + 1 :]), number
             request.disconnect()
 
 
@@ -168,6 +190,8 @@ def test_a_preset_saved_meanwhile_overrides_sampling_in_every_api(manager: Manag
     forced = {"temperature": 0.25, "top_k": 7, "top_p": 0.5, "presence_penalty": 0.75}
     saved = {f"proxy_sampling_{name}": value for name, value in forced.items()}
     manager.preset("fills", proxy_sampling_override_enabled=True, proxy_sampling_repeat_penalty=0, **saved)
+    name = "proxy_sampling_override_enabled"
+    manager.until(lambda: manager.instance(instance["id"])["config"][name], "the preset to arrive")
     for path, body in GENERATING:
         for port in (manager.proxy_port, instance["port"]):
             if port == instance["port"] and path.startswith("/upstream"):
@@ -204,15 +228,18 @@ def test_several_choices_take_as_many_slots_or_are_refused(manager: Manager) -> 
 
 
 def test_two_instances_of_a_model_share_its_requests(
-    manager: Manager, slow: Callable[[Manager], str], at_once: ThreadPoolExecutor
+    manager: Manager, slow: Callable[[Manager], str], endless: Callable[[int], list[Request]]
 ) -> None:
     slow(manager)
-    both = [manager.launch("slow"), manager.launch("slow")]
-    requests = [at_once.submit(manager.chat, "slow", max_tokens=600) for _ in range(4)]
+    both = [manager.launch("slow", **ENDLESS), manager.launch("slow", **ENDLESS)]
+    running = endless(2)
     manager.until(
         lambda: [each["queue"]["active"] for each in manager.instances()] == [1, 1], "one running on each"
     )
-    assert [request.result(60).status for request in requests] == [200] * 4
+    waiting = [manager.ask("slow", max_tokens=2) for _ in range(2)]
+    for each in running:
+        each.disconnect()
+    assert [each.answer().status for each in waiting] == [200] * 2
     served = [manager.instance(instance["id"])["stats"]["total_requests"] for instance in both]
     assert sum(served) == 4
     assert min(served) >= 1
