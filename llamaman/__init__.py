@@ -51,6 +51,7 @@ from llamaman.gateway.dialect import (
     Value,
     Work,
 )
+from llamaman.gateway.engine_tasks import answers_of, tasks_of
 from llamaman.hookspecs import hookimpl, nonblocking
 from llamaman.limits import AUDIO_BODY
 from llamaman.records import (
@@ -163,6 +164,7 @@ __all__ = [
     "Work",
     "__version__",
     "access",
+    "answers_of",
     "capabilities_of",
     "context_of",
     "find_model",
@@ -171,4 +173,5 @@ __all__ = [
     "launch_context",
     "nonblocking",
     "plain_name",
+    "tasks_of",
 ]

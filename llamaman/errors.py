@@ -168,6 +168,18 @@ class ModelUnavailable(LlamaManError):
     code = "model_unavailable"
 
 
+class ContextFull(ModelUnavailable):
+    """The requests that an engine works on share its context, and together they need more than there is."""
+
+    code = "context_full"
+
+
+class ContextTooSmall(InvalidRequest):
+    """A request needs more context than there is although nobody shares it: it asks for several answers."""
+
+    code = "context_length_exceeded"
+
+
 class RuntimeLost(ModelUnavailable):
     """What runs the engines (the Docker daemon) cannot be reached now; it is looked for all the time."""
 

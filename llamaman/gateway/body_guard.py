@@ -76,6 +76,29 @@ def check_form(raw: bytes) -> None:
             raise InvalidField("grammar", "grammar cannot be given with an upload")
 
 
+async def read_list(raw: bytes) -> None:
+    """:func:`check_list`, on a thread where it takes long."""
+    if len(raw) <= ON_LOOP:
+        check_list(raw)
+    else:
+        await asyncio.to_thread(check_list, raw)
+
+
+def check_list(raw: bytes) -> None:
+    """See that a body is a list of objects within the same bounds.
+
+    :raises InvalidRequest: which bound it is not within.
+    """
+    if not raw or raw.isspace():
+        raise InvalidRequest("missing request body")
+    members = _check_text(raw)
+    found = _loaded(raw)
+    if type(found) is not list or not all(type(each) is dict for each in found):
+        raise InvalidRequest("the body must be a JSON list of objects")
+    if members != sum(map(_look_through, found)):
+        raise _repeated(raw)
+
+
 async def read_json(raw: bytes) -> dict[str, Any]:
     """:func:`parse`, on a thread where it takes long."""
     return parse(raw) if len(raw) <= ON_LOOP else await asyncio.to_thread(parse, raw)
@@ -89,16 +112,20 @@ def parse(raw: bytes) -> dict[str, Any]:
     if not raw or raw.isspace():
         raise InvalidRequest("missing request body")
     members = _check_text(raw)
-    try:
-        body = orjson.loads(raw)
-    except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    body = _loaded(raw)
     if type(body) is not dict:
         raise InvalidRequest("the body must be a JSON object")
     if members != _look_through(body):
         raise _repeated(raw)
     check(body, len(raw))
     return body
+
+
+def _loaded(raw: bytes) -> Any:
+    try:
+        return orjson.loads(raw)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
 
 
 def without_slot(raw: bytes, body: dict[str, Any]) -> bytes:

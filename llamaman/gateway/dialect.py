@@ -38,8 +38,8 @@ class InferenceRoute:
     """One endpoint of a dialect.
 
     :ivar pattern: a literal path, or one with ``{name}`` segments; ``{name...}`` at its end is the rest of a path.
-    :ivar body: ``json`` bodies are read, checked and parsed before ``open``; ``raw`` ones are only read (uploads);
-        ``none`` has no body.
+    :ivar body: ``json`` bodies (objects) are read, checked and parsed before ``open``; ``list`` ones are JSON lists,
+        read and checked; ``raw`` ones are only read (uploads); ``none`` has no body.
     :ivar limit: bytes a body may have.
     :ivar surfaces: the kinds of ports that serve it.
     :ivar instances: whether ``open`` needs to know what runs and which presets there are.
@@ -50,7 +50,7 @@ class InferenceRoute:
     method: str
     pattern: str
     access: Access = Access.INFERENCE
-    body: Literal["json", "raw", "none"] = "json"
+    body: Literal["json", "list", "raw", "none"] = "json"
     limit: int = INFERENCE_BODY
     surfaces: tuple[Surface, ...] = ("manage", "proxy", "instance")
     instances: bool = False
@@ -90,7 +90,10 @@ class Intent:
     :ivar action: ``load`` sees that the model is ready and ``unload`` that it leaves when nobody needs it; ``serve``
         only phrases the answer then.
     :ivar needs: the role a model must have.
-    :ivar slots: permits that the request takes (``n`` of a completion); 0 for what needs no slot.
+    :ivar slots: permits that the request needs at once (``n`` of a completion), refused where no instance has so
+        many; 0 for what needs no slot.
+    :ivar tasks: what the engine works on for it (``n`` times the prompts, the inputs of embeddings): it takes so
+        many permits, or all that there are, since nothing may wait inside an engine.
     :ivar launcher: whose rights decide what may be evicted for a start.
     :ivar wakes: whether it may start or wake an instance; only inference does.
     :ivar keep_alive: seconds of idleness after which the model may sleep; ``math.inf`` for never, 0 for as soon as
@@ -104,6 +107,7 @@ class Intent:
     needs: Literal["chat", "completion", "embedding", "any"] = "any"
     stream: bool = False
     slots: int = 1
+    tasks: int = 1
     wakes: bool = True
     launcher: Literal["openai", "ollama"] = "openai"
     keep_alive: float | None = None
@@ -237,6 +241,7 @@ class Chunk:
 class Result:
     """The end of a call. ``relayed`` is True when the answer already went to the client.
 
+    :ivar status: of an error, put right where llama-server blames the wrong side.
     :ivar body: of an error, without the host's paths.
     :ivar at: when it came, epoch seconds.
     :ivar content_type: what the engine calls a plain body. It is not to be trusted.

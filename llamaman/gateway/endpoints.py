@@ -42,7 +42,7 @@ class Endpoint:
     upstream: str = ""
     access: Access = Access.INFERENCE
     needs: Needs = "any"
-    body: Literal["json", "raw", "none"] = "json"
+    body: Literal["json", "list", "raw", "none"] = "json"
     limit: int = INFERENCE_BODY
     instance: bool = True
     by_model: bool = False
@@ -84,8 +84,10 @@ def _tells(
     return Endpoint("GET", path, access=access, body="none", instance=bare, slots=0, text=text)
 
 
-def _changes(path: str, query: Mapping[str, re.Pattern[str]] | None = None) -> Endpoint:
-    return Endpoint("POST", path, access=Access.MANAGE, slots=0, query=query or {})
+def _changes(
+    path: str, query: Mapping[str, re.Pattern[str]] | None = None, body: Literal["json", "list"] = "json"
+) -> Endpoint:
+    return Endpoint("POST", path, access=Access.MANAGE, body=body, slots=0, query=query or {})
 
 
 def _asset(path: str) -> Endpoint:
@@ -134,7 +136,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     ),
     _tells("/metrics", Access.VIEW, text=True),
     _tells("/lora-adapters", Access.VIEW),
-    _changes("/lora-adapters"),
+    _changes("/lora-adapters", body="list"),
     _changes("/props"),
     _changes("/slots/{id_slot}", {"action": re.compile("save|restore|erase")}),
 )

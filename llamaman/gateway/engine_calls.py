@@ -16,7 +16,8 @@ from llamaman.core.instance import Instance
 from llamaman.errors import UpstreamFailed
 from llamaman.gateway.body import patched, rename
 from llamaman.gateway.dialect import SSE_HEADERS, Call, Calls, Event, Result, Results
-from llamaman.gateway.event_stream import EventStream, assemble, meter_body
+from llamaman.gateway.engine_faults import put_right
+from llamaman.gateway.event_stream import EventStream, assemble, meter_body, stream_error
 from llamaman.gateway.exchange import Exchange
 from llamaman.gateway.grant import Grant
 from llamaman.gateway.host_paths import names_only
@@ -71,6 +72,8 @@ class EngineCalls:
                 relay = Relay(exchange, call.rename)
                 await response.pipe(relay, exchange.request.drained)
                 relay.flush()
+                if relay.error is not None:
+                    return stream_error(relay.error)
                 await exchange.start(200, SSE_HEADERS)
                 await exchange.finish()
                 return Result(200, b"", relayed=True)
@@ -160,9 +163,12 @@ class EngineCalls:
 
 def _result(response: Response, body: bytes) -> Result:
     named = dict(response.headers)
+    status = response.status
+    if status >= 400:
+        status, body = put_right(status, names_only(body))
     return Result(
-        response.status,
-        names_only(body) if response.status >= 400 else body,
+        status,
+        body,
         at=time.time(),
         content_type=named.get(b"content-type", b""),
         encoding=named.get(b"content-encoding", b""),

@@ -14,6 +14,7 @@ from llamaman.errors import UpstreamFailed
 from llamaman.gateway.assemble import Assembler
 from llamaman.gateway.body import dump
 from llamaman.gateway.dialect import Chunk, Result
+from llamaman.gateway.engine_faults import put_right
 from llamaman.gateway.host_paths import names_only
 from llamaman.gateway.meter import Meter
 from llamaman.gateway.sse import EventTooLarge, Splitter, iter_events
@@ -126,7 +127,8 @@ def stream_error(error: object) -> Result:
     """An error inside a stream as the answer that a client which did not stream would have got."""
     status = error.get("code") if isinstance(error, dict) else None
     told = names_only(dump({"error": error}))
-    return Result(status if isinstance(status, int) and 400 <= status <= 599 else 500, told)
+    known = status if isinstance(status, int) and 400 <= status <= 599 else 500
+    return Result(*put_right(known, told))
 
 
 def meter_body(meter: Meter, body: bytes) -> None:

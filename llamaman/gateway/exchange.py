@@ -198,6 +198,11 @@ class Exchange:
     # --- being ended ---------------------------------------------------------------------------------
 
     @property
+    def has_told(self) -> bool:
+        """Whether the client has, or will have, some of the answer."""
+        return self.wrote_content or bool(self._held)
+
+    @property
     def outcome(self) -> Literal["complete", "cancelled", "error"]:
         """How it ended, once it has: ``cancelled`` when its client left before the whole answer was sent."""
         if self.request.is_gone and not self.request.answered:

@@ -30,7 +30,7 @@ from llamaman.gateway.dialect import (
     Surface,
 )
 from llamaman.gateway.endpoints import ASSETS, ENDPOINTS, UPSTREAM, Endpoint
-from llamaman.gateway.engine_faults import put_right
+from llamaman.gateway.engine_tasks import answers_of, tasks_of
 from llamaman.gateway.host_paths import without_paths
 from llamaman.records import ModelView
 
@@ -108,7 +108,8 @@ class Native:
             model=model,
             needs=endpoint.needs,
             stream=bool(stream) and endpoint.streams,
-            slots=_slots(endpoint, request.json),
+            slots=answers_of(request.json) if endpoint.streams else endpoint.slots,
+            tasks=tasks_of(endpoint.upstream or endpoint.path, request.json),
             wakes=endpoint.access is Access.INFERENCE and endpoint.method == "POST",
             request=request,
         )
@@ -136,8 +137,7 @@ class Native:
         if result.relayed:
             return
         if result.status != 200:
-            status, body = put_right(result.status, result.body)
-            yield Reply(status, JSON_HEADERS, body)
+            yield Reply(result.status, JSON_HEADERS, result.body)
         elif endpoint.asset:
             yield Reply(200, _asset_headers(_file(request), result), result.body)
         elif endpoint.text or (
@@ -208,19 +208,6 @@ def _asset_headers(file: str, result: Result) -> Headers:
     if result.encoding == b"gzip":
         headers.append((b"content-encoding", b"gzip"))
     return headers
-
-
-def _slots(endpoint: Endpoint, body: Mapping[str, Any]) -> int:
-    """A completion takes as many slots as it has answers; llama-server knows their number by two names."""
-    most = endpoint.slots
-    for name in ("n", "n_cmpl") if endpoint.streams else ():
-        count = body.get(name)
-        if count is None:
-            continue
-        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 128:
-            raise InvalidField(name, f"{name} must be an integer from 1 to 128")
-        most = max(most, count)
-    return most
 
 
 def _rename(request: Request, model: ModelView) -> tuple[str, str] | None:

@@ -23,6 +23,7 @@ from llamaman.core.hooks import Hooks
 from llamaman.core.instance import Instance
 from llamaman.core.library_contract import Library
 from llamaman.errors import (
+    ContextFull,
     Forbidden,
     LlamaManError,
     ModelUnavailable,
@@ -32,7 +33,14 @@ from llamaman.errors import (
 )
 from llamaman.gateway.affinity import conversation
 from llamaman.gateway.beside import beside_the_loop
-from llamaman.gateway.body_guard import ON_LOOP, check_head, read_form, read_json, without_slot
+from llamaman.gateway.body_guard import (
+    ON_LOOP,
+    check_head,
+    read_form,
+    read_json,
+    read_list,
+    without_slot,
+)
 from llamaman.gateway.broken_engines import BrokenEngines
 from llamaman.gateway.crash_notes import Blamed, nobody_is_told
 from llamaman.gateway.dialect import (
@@ -49,6 +57,7 @@ from llamaman.gateway.dialect import (
     Op,
     Reply,
     Result,
+    Results,
     Serving,
     Start,
     Value,
@@ -56,6 +65,7 @@ from llamaman.gateway.dialect import (
 )
 from llamaman.gateway.dialect import Request as DialectRequest
 from llamaman.gateway.engine_calls import EngineCalls
+from llamaman.gateway.engine_faults import context_full, context_too_small, is_context_full
 from llamaman.gateway.event_stream import EventStream
 from llamaman.gateway.exchange import Exchange, Exchanges, Send
 from llamaman.gateway.grant import Grant, lease_of
@@ -79,6 +89,7 @@ from llamaman.records import NOBODY, ForwardCall, ForwardRecord, Identity, Insta
 log = logging.getLogger("llamaman.gateway")
 
 _HOOK_DEADLINE_S = 5.0
+_ALL_SLOTS = 1 << 30
 
 
 class Identify(Protocol):
@@ -189,6 +200,8 @@ class Pipeline:
                     body = await read_json(raw)
                     if "id_slot" in body and not allows(identity, Access.MANAGE):
                         raw = without_slot(raw, body)
+                elif route.body == "list":
+                    await read_list(raw)
                 else:
                     await read_form(raw)
                 if level is Access.INFERENCE:
@@ -307,12 +320,18 @@ class Pipeline:
             return
         if intent.stream:
             exchange.keep_alive()
-        replaced = False
+        replaced = alone = False
         while True:
-            grant = await self._grant(exchange, model, own, intent, embedding=embedding)
+            grant = await self._grant(exchange, model, own, intent, embedding=embedding, alone=alone)
             try:
                 await self._serve(exchange, intent, model, grant)
                 return
+            except ContextFull:
+                if alone:
+                    raise context_too_small(model.name, grant.instance.context_length) from None
+                if exchange.has_told:
+                    raise
+                alone = True  # what others needed of the context is free then
             except UpstreamError as error:
                 failure = await self._broken.diagnose(exchange, grant, error)
                 if failure is None and not replaced and not exchange.wrote_content:
@@ -325,13 +344,21 @@ class Pipeline:
                     parts.registry.keep_alive(grant.instance, intent.keep_alive)
 
     async def _grant(
-        self, exchange: Exchange, model: ModelView, own: Instance | None, intent: Intent, *, embedding: bool
+        self,
+        exchange: Exchange,
+        model: ModelView,
+        own: Instance | None,
+        intent: Intent,
+        *,
+        embedding: bool,
+        alone: bool,
     ) -> Grant:
         pools = self._p.pools
         pool = pools.of(model.path)
         wish = Wish(
             model,
             weight=0 if intent.action == "load" else intent.slots,
+            most=_ALL_SLOTS if alone else intent.tasks if intent.slots and intent.action != "load" else 0,
             # A shared queue may hand a request of one instance's port to another instance of the model.
             only=own.id if own and not own.options.get("share_queue") else None,
             launcher=intent.launcher,
@@ -421,6 +448,9 @@ class Pipeline:
                     event = await self._calls.calls(op, exchange, grant, patch)
                 elif isinstance(op, Work):
                     event = Value(await asyncio.to_thread(op.function, *op.arguments))
+                for result in event.results if isinstance(event, Results) else (event,):
+                    if isinstance(result, Result) and is_context_full(result):
+                        raise context_full(model.name, grant.instance.context_length)
         finally:
             if stream:  # first: what the dialect does when it is closed may fail
                 self._calls.done_with(stream.response, grant)

@@ -54,7 +54,8 @@ class Fleet(Protocol):
 class Wish:
     """What a request wants of its model's pool.
 
-    :ivar weight: the slots that it takes; 0 for what runs beside what generates.
+    :ivar weight: the slots that it needs; 0 for what runs beside what generates.
+    :ivar most: the slots that it takes where there are so many; it never waits for more than an instance has.
     :ivar only: the instance that it came through, None for any.
     :ivar home: requests of the same value find their prompt's beginning in one instance's cache.
     :ivar key: the id of the API key whose cold starts are counted, None where they are not.
@@ -62,6 +63,7 @@ class Wish:
 
     model: ModelView
     weight: int = 1
+    most: int = 0
     only: str | None = None
     launcher: Launcher = "openai"
     embedding: bool = False
@@ -239,7 +241,7 @@ class Pool:
                 continue
             if instance.id in awaited or (only is not None and instance.id != only):
                 continue
-            if instance.capacity - instance.active < wish.weight:
+            if instance.capacity - instance.active < _slots(wish, instance):
                 continue
             if instance.id == home:
                 at_home = instance
@@ -252,7 +254,7 @@ class Pool:
     def _grant(self, instance: Instance, wish: Wish) -> Grant:
         if wish.home:
             self._homes.note(wish.home, instance.id)
-        return Grant(instance, wish.weight, self.after_release)
+        return Grant(instance, _slots(wish, instance), self.after_release)
 
     def _refuse_if_too_heavy(self, ticket: _Ticket) -> bool:
         ready = [i for i in self._candidates(ticket.wish.only) if i.state is State.READY]
@@ -328,6 +330,10 @@ class Pool:
                 f"no slot came free within {self._timeout_s:g} s (REQUEST_TIMEOUT); try again", retry_after=5
             )
         )
+
+
+def _slots(wish: Wish, instance: Instance) -> int:
+    return max(wish.weight, min(wish.most, instance.capacity))
 
 
 def _busyness(instance: Instance) -> tuple[int, float]:

@@ -95,7 +95,7 @@ class DialectContract:
         for route in dialect.routes:
             table.add(route.method, route.pattern, route, dialect.name)  # raises when it is there twice
             assert route.method in {"GET", "POST", "PUT", "PATCH", "DELETE"}, route
-            assert route.body in {"json", "raw", "none"}, route
+            assert route.body in {"json", "list", "raw", "none"}, route
             assert route.surfaces, route
             assert set(route.surfaces) <= {"manage", "proxy", "instance"}, route
             assert isinstance(route.access, Access), route

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from llamaman.gateway.engine_faults import put_right
+from llamaman.gateway.dialect import Result
+from llamaman.gateway.engine_faults import is_context_full, put_right
 
 
 def said(status: int, message: object) -> bytes:
@@ -33,7 +34,6 @@ def test_what_trying_again_does_not_change_is_a_400(status: int, message: str) -
 @pytest.mark.parametrize(
     ("status", "body"),
     [
-        (500, said(500, "Context size has been exceeded.")),
         (500, said(500, None)),
         (500, b"Internal Server Error"),
         (500, b"[]"),
@@ -44,3 +44,10 @@ def test_what_trying_again_does_not_change_is_a_400(status: int, message: str) -
 )
 def test_everything_else_is_told_as_it_was_said(status: int, body: bytes) -> None:
     assert put_right(status, body) == (status, body)
+
+
+def test_a_context_that_others_have_filled_is_recognised() -> None:
+    assert is_context_full(Result(500, said(500, "Context size has been exceeded.")))
+    assert not is_context_full(Result(500, said(500, "Compute error.")))
+    assert not is_context_full(Result(200, b'{"content":"Context size has been exceeded."}'))
+    assert not is_context_full(Result(400, said(400, "Context size has been exceeded.")))

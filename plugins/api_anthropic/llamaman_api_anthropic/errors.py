@@ -21,17 +21,6 @@ _TYPES = {
     529: "overloaded_error",
 }
 
-#: How llama-server begins what it calls a fault of its own (500), though the request is at fault.
-_CLIENTS_FAULTS = (
-    "Failed to parse",
-    "Failed to load image",
-    "Invalid diff",
-    "Unable to generate parser",
-    "image input is not supported",
-    "audio input is not supported",
-    "video input is not supported",
-)
-
 
 def kind_of(status: int) -> str:
     """Anthropic's type of an error with this HTTP status."""
@@ -57,17 +46,17 @@ def headers(request_id: str, base: Sequence[tuple[bytes, bytes]] = JSON_HEADERS)
 
 
 def engines(status: int, body: bytes) -> tuple[int, str]:
-    """What llama-server's error says to a client: status and message.
-
-    A 500 that the request is to blame for becomes a 400: clients try again after a 500. What the engine cannot do
-    at all (501) will not be possible the next time either.
-    """
+    """What llama-server's error says to a client: status and message."""
     try:
-        message = json.loads(body)["error"]["message"]
+        error = json.loads(body)["error"]
+        message = error["message"]
     except (ValueError, LookupError, TypeError):  # not its error object, but something in between
-        message = None
+        return status, f"the engine answered {status} without saying why"
     if not isinstance(message, str) or not message:
-        message = f"the engine answered {status} without saying why"
-    if status == 501 or (status == 500 and message.startswith(_CLIENTS_FAULTS)):
-        status = 400
+        return status, f"the engine answered {status} without saying why"
+    tokens, most = error.get("n_prompt_tokens"), error.get("n_ctx")
+    if isinstance(tokens, int) and isinstance(
+        most, int
+    ):  # the words by which clients know that they must shorten it
+        return status, f"prompt is too long: {tokens} tokens > {most} maximum"
     return status, message

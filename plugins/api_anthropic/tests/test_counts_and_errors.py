@@ -78,8 +78,8 @@ def test_what_cannot_be_counted_is_an_error() -> None:
 
 
 def test_a_refusal_to_count_reaches_the_client() -> None:
-    no = {"error": {"message": "image input is not supported - hint", "code": 500}}
-    counted = sent(COUNT, {INPUT_TOKENS: (500, no)})
+    no = {"error": {"message": "image input is not supported - hint", "code": 400}}
+    counted = sent(COUNT, {INPUT_TOKENS: (400, no)})
     assert len(counted.calls) == 1
     status, body = told(counted)
     assert (status, body["error"]["type"]) == (400, "invalid_request_error")
@@ -130,20 +130,20 @@ def test_an_error_names_its_request_in_the_body_and_in_the_header() -> None:
     }
 
 
-@pytest.mark.parametrize(
-    ("status", "message", "expected"),
-    [
-        (400, "the prompt is too long", 400),
-        (500, "image input is not supported - hint", 400),
-        (500, "Compute error.", 500),
-        (501, "This server does not support that", 400),
-        (503, "Loading model", 503),
-    ],
-)
-def test_an_engines_error_blames_the_right_side(status: int, message: str, expected: int) -> None:
-    answer = {"error": {"code": status, "message": message, "type": "x"}}
-    got, body = told(sent(MESSAGES, {"/v1/chat/completions": (status, answer)}, max_tokens=5))
-    assert (got, body["error"]["message"], body["request_id"]) == (expected, message, "req_1-1")
+def test_an_engines_error_is_told_in_its_words() -> None:
+    answer = {"error": {"code": 500, "message": "Compute error.", "type": "x"}}
+    got, body = told(sent(MESSAGES, {"/v1/chat/completions": (500, answer)}, max_tokens=5))
+    assert (got, body["error"]["message"], body["request_id"]) == (500, "Compute error.", "req_1-1")
+
+
+def test_a_prompt_that_is_too_long_is_told_in_anthropics_words() -> None:
+    """Its clients make the conversation shorter when they read them."""
+    said = {"message": "request (3019 tokens) exceeds", "n_prompt_tokens": 3019, "n_ctx": 1024}
+    for path, field in ((MESSAGES, {"max_tokens": 5}), (COUNT, {})):
+        answers = {"/v1/chat/completions": (400, {"error": said}), INPUT_TOKENS: (400, {"error": said})}
+        got, body = told(sent(path, answers, **field))
+        assert (got, body["error"]["type"]) == (400, "invalid_request_error")
+        assert body["error"]["message"] == "prompt is too long: 3019 tokens > 1024 maximum"
 
 
 @pytest.mark.parametrize("body", [[], {"error": "x"}, {"error": {"message": 5}}, 5])

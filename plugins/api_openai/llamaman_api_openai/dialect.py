@@ -27,6 +27,8 @@ from llamaman import (
     Result,
     Serving,
     Start,
+    answers_of,
+    tasks_of,
 )
 from llamaman_api_openai import embeddings, faults, fields, models, responses, uploads
 
@@ -100,7 +102,8 @@ class OpenAI:
             model=fields.text_or_none(body, "model"),
             needs=kind.needs,
             stream=fields.flag(body, "stream") and kind.streams,
-            slots=fields.choices(body) if path in (CHAT, COMPLETIONS) else kind.slots,
+            slots=answers_of(body) if path in (CHAT, COMPLETIONS) else kind.slots,
+            tasks=tasks_of(kind.path, body),
             request=request,
         )
 

@@ -1,7 +1,4 @@
-"""OpenAI's error object, for LlamaMan's own errors and for the engine's. Pure.
-
-Clients try again after a 5xx; llama-server answers with one, although the request is at fault, in the cases below.
-"""
+"""OpenAI's error object, for LlamaMan's own errors and for the engine's. Pure."""
 
 from __future__ import annotations
 
@@ -22,17 +19,8 @@ _TYPES = {
     429: "rate_limit_error",
     503: "unavailable_error",
 }
-#: How llama-server begins what it calls a fault of its own (500), though the request is at fault.
-_CLIENTS_FAULTS = (
-    "Failed to parse messages",
-    "Failed to parse tools",
-    "Unknown reasoning format",
-    "image input is not supported",
-    "audio input is not supported",
-    "video input is not supported",
-)
-#: An input over the batch of an embedding model: the number of its tokens stands in the middle.
-_TOO_LONG = "is too large to process"
+#: How llama-server calls a prompt that is too long, and OpenAI.
+_TOO_LONG, _EXCEEDED = "exceed_context_size_error", "context_length_exceeded"
 
 
 def told(error: LlamaManError) -> dict[str, Any]:
@@ -52,38 +40,35 @@ def event(error: Mapping[str, Any]) -> bytes:
 
 
 def read(body: bytes) -> dict[str, Any]:
-    """The error object of an engine's body; one that says so where there is none."""
-    return _object(body) or {
-        "message": "the engine failed",
-        "type": "server_error",
-        "param": None,
-        "code": None,
-    }
-
-
-def answer(result: Result) -> Reply:
-    """The engine's answer; where it blames the wrong side, that is put right."""
-    if result.status not in (500, 501):
-        return Reply(result.status, JSON_HEADERS, result.body)
-    message = _message(result.body)
-    # 501: the model or its launch cannot do this, which trying again does not change.
-    if not message or (
-        result.status == 500 and not message.startswith(_CLIENTS_FAULTS) and _TOO_LONG not in message
-    ):
-        return Reply(result.status, JSON_HEADERS, result.body)
-    error = {"message": message, "type": _TYPES[400], "param": None, "code": 400}
-    return Reply(400, JSON_HEADERS, json.dumps({"error": error}, ensure_ascii=False).encode())
-
-
-def _message(body: bytes) -> str:
-    """The message of an error of llama-server."""
-    message = _object(body).get("message")
-    return message if isinstance(message, str) else ""
-
-
-def _object(body: bytes) -> dict[str, Any]:
+    """The error object of an engine's body in OpenAI's words; one that says so where there is none."""
     try:
         found = json.loads(body)["error"]
     except (ValueError, LookupError, TypeError):  # not llama-server's, but something in between
-        return {}
-    return found if isinstance(found, dict) else {}
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("message"), str):
+        return {"message": "the engine failed", "type": "server_error", "param": None, "code": None}
+    code = found.get("code")
+    error = {"param": None, **found, "code": code if isinstance(code, str) else None}  # not the status again
+    if found.get("type") == _TOO_LONG:
+        error |= {"message": _too_long(found), "type": _TYPES[400], "code": _EXCEEDED}
+    return error
+
+
+def answer(result: Result) -> Reply:
+    """The engine's answer; an error in OpenAI's words."""
+    if result.status < 400:
+        return Reply(result.status, JSON_HEADERS, result.body)
+    error = read(result.body)
+    body = json.dumps({"error": error}, ensure_ascii=False).encode()
+    return Reply(result.status, JSON_HEADERS, body, late=event(error))
+
+
+def _too_long(error: Mapping[str, Any]) -> str:
+    """With the words by which clients know OpenAI's refusal, and those by which they know llama-server's."""
+    tokens, most = error.get("n_prompt_tokens"), error.get("n_ctx")
+    if not isinstance(tokens, int) or not isinstance(most, int):
+        return str(error.get("message"))
+    return (
+        f"This model's maximum context length is {most} tokens. However, the request has {tokens} tokens, which "
+        f"exceeds the available context size. Shorten it, or give the model's preset more context (ctx_size)."
+    )

@@ -35,19 +35,6 @@ def flag(body: dict[str, Any], name: str) -> bool:
     return bool(value)
 
 
-def choices(body: dict[str, Any]) -> int:
-    """How many answers are asked for: as many slots are needed. llama-server knows it by two names."""
-    most = 1
-    for name in ("n", "n_cmpl"):
-        count = body.get(name)
-        if count is None:
-            continue
-        if not isinstance(count, int) or isinstance(count, bool) or not 1 <= count <= 128:
-            raise InvalidField(name, f"{name} must be an integer from 1 to 128")
-        most = max(most, count)
-    return most
-
-
 def most_tokens(body: dict[str, Any]) -> int | None:
     """The limit that llama-server will apply; it takes these names as aliases."""
     for name in ("max_tokens", "max_completion_tokens", "max_output_tokens", "n_predict"):

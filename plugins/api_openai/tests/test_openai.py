@@ -255,52 +255,66 @@ def test_an_embedding_body_is_passed_on_as_it_is() -> None:
     assert json.loads(transcript.reply.body)["data"][0]["embedding"] == [0.5, -0.5]
 
 
-def engine_says(status: int, message: str) -> Reply:
-    def says(call: Call) -> Result:
-        return Result(status, json.dumps({"error": {"code": status, "message": message}}).encode())
-
+def engine_says(status: int, body: bytes) -> Reply:
     # A stream that the engine refuses ends like any other body: nothing of it was relayed.
-    reply = drive(DIALECT, opened(EMBEDDINGS, {"model": "beta", "input": "a"}), MODEL, answer=says).reply
+    intent = opened(EMBEDDINGS, {"model": "beta", "input": "a"})
+    reply = drive(DIALECT, intent, MODEL, answer=lambda call: Result(status, body)).reply
     assert reply is not None
     return reply
 
 
+def test_an_engines_error_is_openais_object() -> None:
+    said = {"code": 500, "message": "Compute error.", "type": "server_error"}
+    reply = engine_says(500, json.dumps({"error": said}).encode())
+    told = {"message": "Compute error.", "type": "server_error", "param": None, "code": None}
+    assert (reply.status, json.loads(reply.body)) == (500, {"error": told})
+    assert reply.late is not None, "in a stream that has begun it is the last event"
+    assert json.loads(reply.late.removeprefix(b"data: "))["error"] == told
+
+
+@pytest.mark.parametrize("body", [b"[]", b'{"error": "x"}', b'{"error": {"message": 5}}', b"5", b"<html>"])
+def test_an_error_that_is_no_error_object_becomes_one(body: bytes) -> None:
+    reply = engine_says(502, body)
+    assert (reply.status, json.loads(reply.body)["error"]["message"]) == (502, "the engine failed")
+
+
+def test_a_prompt_that_is_too_long_has_the_code_that_clients_shorten_it_for() -> None:
+    said = {
+        "code": 400,
+        "message": "request (3019 tokens) exceeds the available context size (1024 tokens), try increasing it",
+        "type": "exceed_context_size_error",
+        "n_prompt_tokens": 3019,
+        "n_ctx": 1024,
+    }
+    reply = engine_says(400, json.dumps({"error": said}).encode())
+    error = json.loads(reply.body)["error"]
+    assert reply.status == 400
+    assert (error["type"], error["code"]) == ("invalid_request_error", "context_length_exceeded")
+    assert "maximum context length is 1024 tokens" in error["message"]
+    assert "3019" in error["message"]
+
+
 @pytest.mark.parametrize(
-    "message",
+    ("path", "body", "slots", "tasks"),
     [
-        "Failed to parse messages: Missing 'role' in message: {}",
-        "input (301 tokens) is too large to process. increase the physical batch size (current batch size: 128)",
-        "Failed to parse tools: Expected 'tools' to be an array, got true; tools = true",
-        "Unknown reasoning format: x",
-        "image input is not supported - hint: if this is unexpected, you may need to provide the mmproj",
+        (CHAT, {"n": 3}, 3, 3),
+        (CHAT, {"prompt": ["a", "b"]}, 1, 1),
+        (COMPLETIONS, {"prompt": "a"}, 1, 1),
+        (COMPLETIONS, {"prompt": ["a", "b", "c"]}, 1, 3),
+        (COMPLETIONS, {"prompt": [1, 2, 3]}, 1, 1),
+        (COMPLETIONS, {"prompt": [[1, 2], [3]], "n": 2}, 2, 4),
+        (COMPLETIONS, {"prompt": ["a", 1]}, 1, 1),
+        (COMPLETIONS, {"prompt": []}, 1, 1),
+        (EMBEDDINGS, {"input": ["a", "b"], "n": 2}, 1, 2),
+        (EMBEDDINGS, {"input": [1, 2]}, 1, 1),
+        ("/rerank", {"documents": ["a", "b", "c"]}, 1, 3),
     ],
 )
-def test_what_is_the_clients_fault_is_no_fault_of_the_server(message: str) -> None:
-    reply = engine_says(500, message)
-    assert reply.status == 400
-    error = json.loads(reply.body)["error"]
-    assert (error["message"], error["type"], error["code"]) == (message, "invalid_request_error", 400)
-
-
-@pytest.mark.parametrize("message", ["Compute error.", "", "we Failed to parse tools"])
-def test_a_fault_of_the_engine_stays_one(message: str) -> None:
-    reply = engine_says(500, message)
-    assert (reply.status, json.loads(reply.body)["error"]["message"]) == (500, message)
-    assert engine_says(503, "Failed to parse tools").status == 503
-
-
-@pytest.mark.parametrize("body", [b"[]", b'{"error": "x"}', b'{"error": {"message": 5}}', b"5"])
-def test_an_error_that_is_no_error_object_is_passed_on(body: bytes) -> None:
-    intent = opened(EMBEDDINGS, {"model": "beta", "input": "a"})
-    reply = drive(DIALECT, intent, MODEL, answer=lambda call: Result(500, body)).reply
-    assert reply is not None
-    assert (reply.status, reply.body) == (500, body)
-
-
-def test_what_the_model_cannot_do_is_no_reason_to_try_again() -> None:
-    reply = engine_says(501, "The current model does not support audio input.")
-    error = json.loads(reply.body)["error"]
-    assert (reply.status, error["type"]) == (400, "invalid_request_error")
+def test_what_the_engine_makes_several_tasks_of_is_known(
+    path: str, body: dict[str, Any], slots: int, tasks: int
+) -> None:
+    intent = opened(path, {"model": "alpha", **body})
+    assert (intent.slots, intent.tasks) == (slots, tasks)
 
 
 def test_a_conversation_of_nothing_is_refused() -> None:
