@@ -262,6 +262,13 @@ ROWS: tuple[Row, ...] = (
     ),
     *(Row("POST", path, "inference", DOORS, {}, told="signin_url") for path in ("/api/me", "/api/signout")),
     Row("DELETE", "/api/user/keys/{key}", "inference", DOORS, told="signin_url"),
+    # --- Ollama's for models: nothing is done there yet, and everybody who may use a model hears so
+    *(
+        Row("POST", f"/api/{action}", "inference", DOORS, {}, told="through Ollama's API")
+        for action in ("pull", "push", "create", "copy", "blobs/{digest}")
+    ),
+    Row("DELETE", "/api/delete", "inference", DOORS, told="through Ollama's API"),
+    Row("GET", "/api/blobs/{digest}", "inference", DOORS, told="through Ollama's API"),
     # --- a user's own account
     Row("GET", "/api/me/sessions", "own"),
     Row("DELETE", "/api/me/sessions", "own", ends_session=True),

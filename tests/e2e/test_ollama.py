@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from llamaman.testing import write_tiny_model
-from llamaman.testing.manager import Manager
+from llamaman.testing.manager import ENDLESS, FOR_EVER, Manager
 from llamaman.testing.wire import Answer, Request, call
 
 CHAT, GENERATE, EMBED = "/api/chat", "/api/generate", "/api/embed"
@@ -295,6 +295,13 @@ def test_vectors_of_an_embedding_model(plain_manager: Manager, further: Callable
         (CHAT, chat(options={"top_k": "x"}), 400, 'option "top_k" must be of type integer'),
         ("/api/me", {}, 401, "unauthorized"),
         ("/api/experimental/web_search", {}, 403, "ollama cloud is disabled: web search is unavailable"),
+        (
+            "/api/pull",
+            {"model": "x"},
+            501,
+            "LlamaMan does not pull models through Ollama's API yet; "
+            "put their GGUF files into its models folder (MODELS_DIR)",
+        ),
     ],
     ids=str,
 )  # fmt: skip
@@ -319,12 +326,11 @@ def test_an_engine_that_is_killed_ends_the_stream_with_an_error_line(
     plain_manager: Manager, slow: Callable[[Manager], str]
 ) -> None:
     manager = plain_manager
-    instance = manager.launch(slow(manager))
-    with send(manager, CHAT, chat(model="slow", options={"num_predict": 3000})) as request:
+    instance = manager.launch(slow(manager), **ENDLESS)
+    with send(manager, CHAT, chat(model="slow", options={"num_predict": FOR_EVER})) as request:
         first = request.begun.readline()
+        os.kill(instance["pid"], signal.SIGKILL)
         assert json.loads(first)["done"] is False
-        (engine,) = manager.engines(instance["id"])
-        os.kill(engine, signal.SIGKILL)
         *_, last = request.begun.read().strip().split(b"\n")
     assert set(json.loads(last)) == {"error"}
 
@@ -334,7 +340,7 @@ def test_a_client_that_leaves_frees_its_slot(
     plain_manager: Manager, slow: Callable[[Manager], str], stream: bool
 ) -> None:
     manager = plain_manager
-    instance = manager.launch(slow(manager))
-    with send(manager, CHAT, chat(model="slow", stream=stream, options={"num_predict": 3000})):
+    instance = manager.launch(slow(manager), **ENDLESS)
+    with send(manager, CHAT, chat(model="slow", stream=stream, options={"num_predict": FOR_EVER})):
         manager.until(lambda: manager.busy_slots(instance["id"]) == 1, "the engine to be at work")
-    manager.until(lambda: manager.busy_slots(instance["id"]) == 0, "the slot to be free", seconds=10)
+    manager.until(lambda: manager.busy_slots(instance["id"]) == 0, "the slot to be free")

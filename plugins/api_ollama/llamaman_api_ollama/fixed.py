@@ -1,4 +1,8 @@
-"""Endpoints of Ollama's that are about ollama.com, and what is answered there: there is none behind this. Pure."""
+"""Endpoints of Ollama's that have one answer, whatever is asked. Pure.
+
+Those about ollama.com say that there is none behind this. Those that manage models say that nothing is managed
+through them yet, to everybody who may use a model: the words help, and nothing is done.
+"""
 
 from __future__ import annotations
 
@@ -17,6 +21,14 @@ def _reply(status: int, data: Mapping[str, Any]) -> Reply:
 _NO_ACCOUNT = _reply(401, {"error": "unauthorized", "signin_url": ""})
 _NO_SEARCH = _reply(403, {"error": "ollama cloud is disabled: web search is unavailable"})
 
+
+def _not_yet(what: str, instead: str, status: int = 501) -> Reply:
+    return _reply(status, {"error": f"LlamaMan does not {what} through Ollama's API yet; {instead}"})
+
+
+_FOLDER = "its models folder (MODELS_DIR)"
+_NO_FILES = ("take files", f"put GGUF files into {_FOLDER}")
+
 ANSWERS: Mapping[tuple[str, str], Reply] = {
     ("GET", "/api/status"): _reply(200, {"cloud": {"disabled": True, "source": "config"}}),
     ("GET", "/api/experimental/model-recommendations"): _reply(200, {"recommendations": []}),
@@ -25,18 +37,29 @@ ANSWERS: Mapping[tuple[str, str], Reply] = {
     ("POST", "/api/me"): _NO_ACCOUNT,
     ("POST", "/api/signout"): _NO_ACCOUNT,
     ("DELETE", "/api/user/keys/{key}"): _NO_ACCOUNT,
+    ("POST", "/api/pull"): _not_yet("pull models", f"put their GGUF files into {_FOLDER}"),
+    ("POST", "/api/push"): _not_yet("push models", f"take their files from {_FOLDER}"),
+    ("POST", "/api/create"): _not_yet(
+        "create models", f"put a GGUF file into {_FOLDER} and save a preset for it"
+    ),
+    ("POST", "/api/copy"): _not_yet("copy models", "give a model further names in its preset (aliases)"),
+    ("DELETE", "/api/delete"): _not_yet("delete models", f"remove their files from {_FOLDER}"),
+    # 404 asks a client to send the file, and only what answers that is shown to people.
+    ("GET", "/api/blobs/{digest}"): _not_yet(*_NO_FILES, status=404),
+    ("POST", "/api/blobs/{digest}"): _not_yet(*_NO_FILES),
 }
 
-#: On the management port ``/api/me`` is LlamaMan's own.
-_ELSEWHERE = ("/api/me", "/api/signout", "/api/user/keys/{key}")
+#: Also on the management port, where ``/api/me`` is LlamaMan's own.
+_EVERYWHERE = ("/api/status", "/api/experimental/")
 
 ROUTES = tuple(
     InferenceRoute(
         method,
         pattern,
-        body="raw" if method == "POST" else "none",
-        limit=1 << 16,
-        surfaces=("proxy", "instance") if pattern in _ELSEWHERE else ("manage", "proxy", "instance"),
+        body="none",
+        surfaces=("manage", "proxy", "instance")
+        if pattern.startswith(_EVERYWHERE)
+        else ("proxy", "instance"),
     )
     for method, pattern in ANSWERS
 )

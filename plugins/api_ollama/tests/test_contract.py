@@ -59,6 +59,10 @@ class TestOllama(DialectContract):
         Example("/api/me", refused=401),
         Example("/api/signout", refused=401),
         Example("/api/user/keys/{key}", method="DELETE", values={"key": "k"}, refused=401),
+        *(Example(f"/api/{action}", refused=501) for action in ("pull", "push", "create", "copy")),
+        Example("/api/delete", method="DELETE", refused=501),
+        Example("/api/blobs/{digest}", method="GET", values={"digest": "sha256:a"}, refused=404),
+        Example("/api/blobs/{digest}", values={"digest": "sha256:a"}, refused=501),
     )
 
     def make_dialect(self) -> Dialect:
