@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 _IN_CI = os.environ.get("CI", "").lower() in ("1", "true", "yes")
 
@@ -23,6 +24,9 @@ def pytest_configure(config: pytest.Config) -> None:
     if run:
         name = f"lm-{run['testrunuid'][:8]}-{run['workerid']}"
         config.option.basetemp = str(Path(tempfile.gettempdir()) / name)
+    # How long an example takes says how busy the machine is.
+    settings.register_profile("busy", settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("busy")
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:

@@ -56,14 +56,14 @@ def note(audit: Audit, action: str = "users.create", **facts: Any) -> None:
 
 
 def actions(audit: Audit, **wanted: Any) -> list[str]:
-    assert audit.flush()
+    assert audit.flush(60)
     return [entry["action"] for entry in audit.read(**wanted)]
 
 
 def test_an_entry_says_who_what_where_and_how_it_went(make: Callable[..., Audit], tmp_path: Path) -> None:
     audit = make()
     note(audit, object="bob", changes={"role": {"old": "viewer", "new": "admin"}}, detail="by hand")
-    assert audit.flush()
+    assert audit.flush(60)
     (entry,) = audit.read()
     assert entry.pop("id") > 0
     assert entry == {
@@ -84,7 +84,7 @@ def test_an_entry_says_who_what_where_and_how_it_went(make: Callable[..., Audit]
 def test_folder_and_files_are_for_us_alone(make: Callable[..., Audit], tmp_path: Path) -> None:
     audit = make()
     note(audit)
-    assert audit.flush()
+    assert audit.flush(60)
     folder = tmp_path / "audit"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert [stat.S_IMODE(path.stat().st_mode) for path in folder.iterdir()] == [0o600]
@@ -103,7 +103,7 @@ def test_a_file_that_is_a_link_is_not_written_through(make: Callable[..., Audit]
     victim.write_text("precious\n")
     (tmp_path / "audit" / "audit-20250615.jsonl").symlink_to(victim)
     note(audit)
-    assert audit.flush()
+    assert audit.flush(60)
     assert victim.read_text() == "precious\n"
 
 
@@ -117,7 +117,7 @@ def test_no_secret_and_no_control_character_gets_in(make: Callable[..., Audit], 
         changes={"argv": ["--api-key", "hunter2hunter2", KEY], "password": "hunter2hunter2"},
         detail="\x1b[2J \u202e evil",
     )
-    assert audit.flush()
+    assert audit.flush(60)
     raw = (tmp_path / "audit" / "audit-20250615.jsonl").read_bytes()
     assert KEY.encode() not in raw
     assert b"hunter2" not in raw
@@ -129,7 +129,7 @@ def test_the_newest_comes_first_and_pages_go_back_over_days(make: Callable[..., 
     for day in range(3):
         for number in range(4):
             note(audit, f"day{day}.n{number}")
-        assert audit.flush()
+        assert audit.flush(60)
         clock.now += 86400
     seen: list[str] = []
     before = None
@@ -206,7 +206,7 @@ def test_a_full_queue_blocks_nobody_and_what_is_lost_is_counted(
 
     def slow(descriptor: int, data: bytes) -> int:
         if threading.current_thread().name == "audit":
-            assert may_write.wait(20)
+            assert may_write.wait(120)
         return real(descriptor, data)
 
     monkeypatch.setattr(audit_file.os, "write", slow)
@@ -214,9 +214,9 @@ def test_a_full_queue_blocks_nobody_and_what_is_lost_is_counted(
     begun = time.monotonic()
     for _ in range(500):
         note(audit)
-    assert time.monotonic() - begun < 5
+    assert time.monotonic() - begun < 60, "somebody waited for the disk"
     may_write.set()
-    assert audit.flush(20)
+    assert audit.flush(60)
     entries = audit.read(limit=500)
     lost = sum(entry["changes"]["lost"] for entry in entries if entry["action"] == LOST)
     assert lost > 400
@@ -244,11 +244,11 @@ def test_a_full_disk_stops_nothing_and_is_logged_once(
     with caplog.at_level(logging.INFO, "llamaman.audit"):
         for number in range(10):
             note(audit, detail="x" * number)
-        assert audit.flush()
+        assert audit.flush(60)
         assert audit.read() == []
         full = False
         note(audit, "again")
-        assert audit.flush()
+        assert audit.flush(60)
     assert [entry["action"] for entry in audit.read()] == [LOST, "again"]
     assert audit.read()[0]["changes"] == {"lost": 10}
     lines = (tmp_path / "audit" / "audit-20250615.jsonl").read_text().splitlines()
@@ -264,15 +264,15 @@ def test_a_flood_of_the_same_refusal_is_written_once_and_once_as_a_count(
     for _ in range(100):
         note(audit, "door.refused", actor="none", outcome="refused", detail="Invalid API key")
     note(audit, "door.refused", actor="none", address="10.0.0.2", outcome="refused")
-    assert audit.flush()
+    assert audit.flush(60)
     assert [entry["address"] for entry in audit.read()] == ["10.0.0.2", "10.0.0.1"]
     clock.now += 61
-    assert audit.flush()
+    assert audit.flush(60)
     newest = audit.read()[0]
     assert newest["changes"] == {"repeated": 99}
     assert (newest["action"], newest["address"], newest["outcome"]) == ("door.refused", "10.0.0.1", "refused")
     clock.now += 61
-    assert audit.flush()
+    assert audit.flush(60)
     assert len(audit.read()) == 3, "a refusal that did not come again needs no count"
 
 
@@ -282,10 +282,10 @@ def test_refusals_from_very_many_addresses_are_counted_together(
     audit = make()
     for number in range(REPEATERS + 300):
         note(audit, "door.refused", actor="none", address=f"fe80::{number:x}", outcome="refused")
-    assert audit.flush()
+    assert audit.flush(60)
     assert len(audit.read(limit=1000)) == REPEATERS + 1
     clock.now += 61
-    assert audit.flush()
+    assert audit.flush(60)
     assert audit.read()[0]["changes"] == {"repeated": 299}
 
 
@@ -308,7 +308,7 @@ def test_days_beyond_retention_go_and_the_rest_stays(make: Callable[..., Audit],
     audit = make(days=2)
     for day in range(5):
         note(audit, f"day{day}")
-        assert audit.flush()
+        assert audit.flush(60)
         clock.now += 86400
     clock.now -= 86400
     audit.prune()
@@ -319,7 +319,7 @@ def test_the_log_is_bounded_in_bytes_also_within_a_day(make: Callable[..., Audit
     audit = make(most_bytes=20_000)
     for number in range(400):
         note(audit, f"n{number}")
-    assert audit.flush()
+    assert audit.flush(60)
     audit.prune()
     size = sum(path.stat().st_size for path in (tmp_path / "audit").iterdir())
     assert size <= 20_000
@@ -335,7 +335,7 @@ def test_other_files_in_the_folder_are_left_alone(make: Callable[..., Audit], tm
     other = tmp_path / "audit" / "audit-notes.txt"
     other.write_text("mine")
     note(audit)
-    assert audit.flush()
+    assert audit.flush(60)
     audit.prune()
     assert other.read_text() == "mine"
     assert len(actions(audit)) == 1

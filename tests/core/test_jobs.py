@@ -11,7 +11,7 @@ import pytest
 from llamaman.core.jobs import DEGRADED_AFTER, Jobs, wait_after
 from llamaman.records import Job
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 @pytest.fixture

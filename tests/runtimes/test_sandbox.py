@@ -100,7 +100,7 @@ def run(argv: list[str], box: sandbox.Sandbox, folder: Path) -> Any:
         child = spawn(argv, env={}, output=descriptor, user=None, sandbox=box).child
     finally:
         os.close(descriptor)
-    child.wait(30)
+    child.wait(60)
     return json.loads(output.read_text())
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,8 +102,13 @@ REAL_HASH = (
 )
 
 
+def patient(**options: Any) -> Hasher:
+    """One that waits for its child, which has the lowest priority, on a machine that has other things to do."""
+    return Hasher(deadline_s=300.0, **options)
+
+
 def test_a_hash_is_argon2id_of_the_strength_we_say_with_a_salt_of_its_own() -> None:
-    hasher = Hasher()
+    hasher = patient()
     one, two = hasher.hash(GOOD), hasher.hash(GOOD)
     assert one != two
     assert one.startswith("$argon2id$v=19$m=65536,t=3,p=1$")
@@ -112,12 +118,12 @@ def test_a_hash_is_argon2id_of_the_strength_we_say_with_a_salt_of_its_own() -> N
 
 
 def test_a_password_typed_in_another_form_is_the_same() -> None:
-    hasher = Hasher()
+    hasher = patient()
     assert hasher.verify(hasher.hash("caf\u00e9 \ufb01lter \uff11"), "cafe\u0301 filter 1")
 
 
 def test_nothing_fits_the_dummy_and_it_looks_like_a_real_one() -> None:
-    assert not Hasher().verify(dummy_hash(), "")
+    assert not patient().verify(dummy_hash(), "")
     assert not is_outdated(dummy_hash())
     assert [len(part) for part in dummy_hash().split("$")] == [len(part) for part in REAL_HASH.split("$")]
     assert dummy_hash() != dummy_hash()
@@ -126,8 +132,8 @@ def test_nothing_fits_the_dummy_and_it_looks_like_a_real_one() -> None:
 def test_an_imported_scrypt_hash_is_checked_and_outdated() -> None:
     known = scrypt_hash("correct horse \u00e9")
     assert is_outdated(known)
-    assert Hasher().verify(known, "correct horse \u00e9")
-    assert not Hasher().verify(known, "correct horse e")
+    assert patient().verify(known, "correct horse \u00e9")
+    assert not patient().verify(known, "correct horse e")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +149,7 @@ def test_an_imported_scrypt_hash_is_checked_and_outdated() -> None:
 )
 def test_a_damaged_hash_is_an_error_of_ours_and_not_a_wrong_password(known: str) -> None:
     with pytest.raises(HasherFailed) as caught:
-        Hasher().verify(known, "hunter2hunter3")
+        patient().verify(known, "hunter2hunter3")
     assert caught.value.status == 503
     assert "hunter2" not in f"{caught.value.message} {caught.value.detail}"
 
@@ -151,12 +157,12 @@ def test_a_damaged_hash_is_an_error_of_ours_and_not_a_wrong_password(known: str)
 @pytest.mark.parametrize("cost", ["1048576:8:1", "16:8:100000", "0:8:1", "-8:8:1"])
 def test_an_imported_hash_cannot_ask_for_the_whole_machine(cost: str) -> None:
     with pytest.raises(HasherFailed):
-        Hasher().verify(f"scrypt:{cost}$salt$00", GOOD)
+        patient().verify(f"scrypt:{cost}$salt$00", GOOD)
 
 
 def test_any_text_can_be_typed() -> None:
     for typed in ("", "\x00 \ud800 " + "x" * 100_000, '"}\n{"known": null}'):
-        assert not Hasher().verify(REAL_HASH, typed)
+        assert not patient().verify(REAL_HASH, typed)
 
 
 # --- the process ---------------------------------------------------------------------------------------
@@ -181,7 +187,7 @@ def test_the_password_is_on_stdin_alone_and_nothing_of_ours_is_in_the_environmen
         f"open({str(seen)!r}, 'w').write(seen)\n"
         "json.dump({'hash': json.load(sys.stdin)['password']}, sys.stdout)",
     )
-    assert Hasher(child=child).hash(GOOD) == GOOD
+    assert patient(child=child).hash(GOOD) == GOOD
     command, _, environment = seen.read_text().partition("|")
     assert str(child) in command
     assert GOOD not in command
@@ -227,15 +233,20 @@ def test_the_child_imports_nothing_of_ours() -> None:
 
 def test_a_child_that_does_not_answer_is_ended_and_the_turn_is_free_again(tmp_path: Path) -> None:
     told = tmp_path / "pid"
-    child = stand_in(tmp_path, f"open({str(told)!r}, 'w').write(str(os.getpid()))\ntime.sleep(60)")
+    child = stand_in(tmp_path, f"open({str(told)!r}, 'w').write(str(os.getpid()))\ntime.sleep(600)")
     hasher = Hasher(at_once=1, waiting=0, deadline_s=1.0, child=child)
     for _ in range(2):
         with pytest.raises(HasherFailed) as caught:
             hasher.hash(GOOD)
         assert GOOD not in repr(caught.value.__cause__)
         assert caught.value.retry_after
-        with pytest.raises(ProcessLookupError):
-            os.kill(int(told.read_text()), 0)
+    while not told.exists():  # a busy machine may need longer than that until a child runs at all
+        assert hasher._deadline_s < 100
+        hasher._deadline_s *= 2
+        with pytest.raises(HasherFailed):
+            hasher.hash(GOOD)
+    with pytest.raises(ProcessLookupError):
+        os.kill(int(told.read_text()), 0)
 
 
 def test_a_child_that_cannot_start_is_an_error_that_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +277,7 @@ def held(hasher: Hasher, tmp_path: Path, callers: int) -> Iterator[tuple[Path, l
     finally:
         (tmp_path / "go").touch()
         for thread in threads:
-            thread.join(30)
+            thread.join(120)
 
 
 def test_two_hash_eight_wait_and_the_rest_are_told_to_come_back(tmp_path: Path) -> None:
@@ -278,10 +289,10 @@ def test_two_hash_eight_wait_and_the_rest_are_told_to_come_back(tmp_path: Path) 
         f"while not os.path.exists({str(tmp_path / 'go')!r}): time.sleep(0.01)\n"
         "print(json.dumps({'hash': 'done'}))",
     )
-    hasher = Hasher(child=child)
+    hasher = patient(child=child)
     extra = 15
     with held(hasher, tmp_path, HASHES_AT_ONCE + HASHES_WAITING + extra) as (_, answers):
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while len(answers) < extra or len(list(running.iterdir())) < HASHES_AT_ONCE:
             assert time.monotonic() < deadline
             time.sleep(0.01)

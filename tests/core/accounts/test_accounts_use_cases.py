@@ -35,7 +35,7 @@ class CountingHasher(QuickHasher):
     """Tells which hashes it was asked to check."""
 
     def __init__(self) -> None:
-        super().__init__()
+        super().__init__(deadline_s=300.0)
         self.checked: list[str] = []
 
     def verify(self, known: str, password: str) -> bool:
