@@ -10,28 +10,22 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, deque
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from llamaman.core import fetching
 from llamaman.core.admission import Launcher
 from llamaman.core.demand import Demand
 from llamaman.core.instance import Instance
-from llamaman.errors import InvalidField, LlamaManError, ModelUnavailable, QueueFull, RuntimeLost
+from llamaman.errors import LlamaManError, ModelUnavailable, QueueFull
+from llamaman.gateway import placing
 from llamaman.gateway.affinity import Homes
 from llamaman.gateway.grant import Grant
-from llamaman.records import ModelView, State
+from llamaman.gateway.placing import Wish
+from llamaman.records import State
 
-DEFAULT_QUEUE_DEPTH = 200
-#: More requests than this at home than elsewhere, and another instance reads the prompt anew.
-CLEARLY_BUSIER = 1
-
-_COMING = frozenset(
-    {State.QUEUED, State.PREPARING, State.STARTING, State.BACKOFF, State.STOPPING, State.DRAINING}
-)
-_ALIVE = _COMING | {State.READY}
+__all__ = ["Fleet", "Pool", "Pools", "Wish"]
 
 
 class Fleet(Protocol):
@@ -48,28 +42,6 @@ class Fleet(Protocol):
 
     def unavailable(self, instance: Instance) -> LlamaManError:
         """Why a failed instance cannot serve."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wish:
-    """What a request wants of its model's pool.
-
-    :ivar weight: the slots that it needs; 0 for what runs beside what generates.
-    :ivar most: the slots that it takes where there are so many; it never waits for more than an instance has.
-    :ivar only: the instance that it came through, None for any.
-    :ivar home: requests of the same value find their prompt's beginning in one instance's cache.
-    :ivar key: the id of the API key whose cold starts are counted, None where they are not.
-    """
-
-    model: ModelView
-    weight: int = 1
-    most: int = 0
-    only: str | None = None
-    launcher: Launcher = "openai"
-    embedding: bool = False
-    context: int | None = None
-    home: str | None = None
-    key: str | None = None
 
 
 @dataclass(slots=True, eq=False)
@@ -102,7 +74,7 @@ class Pool:
         """A grant if that is possible without overtaking anybody."""
         if self._tickets and wish.weight:
             return None
-        instance = self._choose(wish)
+        instance = self._choose(wish, self._fleet.of_model(self._path))
         return self._grant(instance, wish) if instance else None
 
     async def wait(self, wish: Wish) -> Grant:
@@ -113,13 +85,18 @@ class Pool:
         :raises ModelUnavailable: what is to serve it is on its way, but nobody need wait for that now.
         """
         instances = self._candidates(wish.only)
-        if delay := _delay(instances):
+        if delay := placing.delay(instances):
             raise delay
+        if too_heavy := placing.too_heavy(wish, instances):
+            raise too_heavy
         if self._is_full(instances):
             raise QueueFull("request queue full", retry_after=1)
         loop = asyncio.get_running_loop()
         ticket = _Ticket(loop.create_future(), wish)
-        self._tickets.append(ticket)
+        if wish.weight:
+            self._tickets.append(ticket)
+        else:
+            self._tickets.appendleft(ticket)  # it takes no slot, so nobody waits the longer for it
         self._waiting[wish.only] += 1
         self._arm(ticket)
         self.show()
@@ -138,6 +115,8 @@ class Pool:
                 ticket.timer.cancel()
             self._tickets.remove(ticket)
             self._waiting[wish.only] -= 1
+            if not self._waiting[wish.only]:
+                del self._waiting[wish.only]
             self.show()
             self.pump()  # it may have stood in the way of those behind it
 
@@ -157,10 +136,11 @@ class Pool:
     def _is_full(self, instances: Collection[Instance]) -> bool:
         """Whether as many wait for each of these as may, not counting those that find a free slot."""
         if not instances:
-            return len(self._tickets) >= DEFAULT_QUEUE_DEPTH
-        alive = [i for i in instances if i.state in _ALIVE]
+            return len(self._tickets) >= placing.DEFAULT_QUEUE_DEPTH
+        alive = [i for i in instances if i.state in placing.ALIVE]
         return all(
-            self._waiting_for(i) >= _depth(i) + max(0, i.capacity - i.active) for i in alive or instances
+            self._waiting_for(i) >= placing.depth(i) + max(0, i.capacity - i.active)
+            for i in alive or instances
         )
 
     # --- granting ------------------------------------------------------------------------------------
@@ -172,21 +152,41 @@ class Pool:
             self.pump()
 
     def pump(self) -> None:
-        """Grant whatever can be granted, in order. A heavy ticket is not overtaken, so it never starves."""
-        awaited: set[str] = set()  # instances that tickets of their own ports wait for
+        """Grant whatever can be granted, in order.
+
+        Nobody is overtaken on an instance that it waits for, so a heavy ticket never starves; and nobody is held up
+        on one that those before it could never have.
+        """
+        instances = self._fleet.of_model(self._path)
+        free = {i.id: i for i in instances if placing.serves(i) and i.active < i.capacity}
         for ticket in self._tickets:
-            if ticket.future.done():
-                continue
             wish = ticket.wish
-            instance = self._choose(wish, awaited)
-            if instance:
-                ticket.future.set_result(self._grant(instance, wish))
-            elif self._refuse_if_too_heavy(ticket):
+            if wish.weight and not self._is_wanted(free):
+                return
+            if ticket.future.done() or (wish.weight and wish.only is not None and wish.only not in free):
                 continue
-            elif wish.only is None:
-                break
-            else:
-                awaited.add(wish.only)
+            instance = self._choose(wish, free.values() if wish.weight else instances)
+            if instance is None:
+                self._keep_free(ticket, free)
+                continue
+            ticket.future.set_result(self._grant(instance, wish))
+            if instance.active >= instance.capacity:
+                free.pop(instance.id, None)
+
+    def _is_wanted(self, free: Collection[str]) -> bool:
+        """Whether anybody may wait for any of these."""
+        return bool(free) and (self._waiting[None] > 0 or any(self._waiting[each] for each in free))
+
+    def _keep_free(self, ticket: _Ticket, free: dict[str, Instance]) -> None:
+        """Give nobody else what this one will have when more slots are free there, unless it needs too many."""
+        wish = ticket.wish
+        candidates = self._candidates(wish.only)
+        if too_heavy := placing.too_heavy(wish, candidates):
+            ticket.future.set_exception(too_heavy)
+            return
+        for instance in candidates:
+            if instance.capacity >= wish.weight:
+                free.pop(instance.id, None)
 
     def changed(self, instance: Instance) -> None:
         """An instance of this model changed its state."""
@@ -204,7 +204,7 @@ class Pool:
             wish = ticket.wish
             if ticket.future.done() or _starter(wish) in self._ensuring:
                 continue
-            if any(i.state in _ALIVE for i in self._candidates(wish.only)):
+            if any(i.state in placing.ALIVE for i in self._candidates(wish.only)):
                 continue
             if wish.only not in (None, instance.id):
                 continue
@@ -219,7 +219,7 @@ class Pool:
             only = ticket.wish.only
             if ticket.future.done() or only not in (None, instance.id):
                 continue
-            if delay := _delay(self._candidates(only)):
+            if delay := placing.delay(self._candidates(only)):
                 ticket.future.set_exception(delay)
 
     def _why(self, instance: Instance) -> LlamaManError:
@@ -227,44 +227,13 @@ class Pool:
             return self._fleet.unavailable(instance)
         return ModelUnavailable(f"model '{instance.model}' was stopped: {instance.reason}", retry_after=5)
 
-    def _choose(self, wish: Wish, awaited: Collection[str] = ()) -> Instance | None:
-        """The least busy instance with room for it, or the one that knows its conversation unless that is busier.
-
-        Of equally busy ones the one that was not used for longest, so that conversations have a cache each.
-        """
-        best: Instance | None = None
-        home = self._homes.of(wish.home) if wish.home else None
-        at_home: Instance | None = None
-        only = wish.only
-        for instance in self._fleet.of_model(self._path):
-            if instance.state is not State.READY or instance.unsettled or instance.last_exit is not None:
-                continue
-            if instance.id in awaited or (only is not None and instance.id != only):
-                continue
-            if instance.capacity - instance.active < _slots(wish, instance):
-                continue
-            if instance.id == home:
-                at_home = instance
-            if best is None or _busyness(instance) < _busyness(best):
-                best = instance
-        if at_home and best and at_home.active - best.active <= CLEARLY_BUSIER:
-            return at_home
-        return best
+    def _choose(self, wish: Wish, instances: Iterable[Instance]) -> Instance | None:
+        return placing.choose(wish, instances, self._homes.of(wish.home) if wish.home else None)
 
     def _grant(self, instance: Instance, wish: Wish) -> Grant:
         if wish.home:
             self._homes.note(wish.home, instance.id)
-        return Grant(instance, _slots(wish, instance), self.after_release)
-
-    def _refuse_if_too_heavy(self, ticket: _Ticket) -> bool:
-        ready = [i for i in self._candidates(ticket.wish.only) if i.state is State.READY]
-        if not ready or any(i.capacity >= ticket.wish.weight for i in ready):
-            return False
-        most = max(i.capacity for i in ready)
-        ticket.future.set_exception(
-            InvalidField("n", f"n must be at most {most}, the number of slots of this model's instances")
-        )
-        return True
+        return Grant(instance, placing.slots(wish, instance), self.after_release)
 
     def _candidates(self, only: str | None) -> list[Instance]:
         instances = self._fleet.of_model(self._path)
@@ -332,31 +301,8 @@ class Pool:
         )
 
 
-def _slots(wish: Wish, instance: Instance) -> int:
-    return max(wish.weight, min(wish.most, instance.capacity))
-
-
-def _busyness(instance: Instance) -> tuple[int, float]:
-    return instance.active, instance.last_release or 0.0
-
-
-def _depth(instance: Instance) -> int:
-    depth = instance.options.get("max_queue_depth")
-    return DEFAULT_QUEUE_DEPTH if depth is None else int(depth)
-
-
 def _starter(wish: Wish) -> _Starter:
     return wish.only, wish.launcher, wish.key
-
-
-def _delay(instances: Collection[Instance]) -> ModelUnavailable | None:
-    """Why it makes no sense to wait for any of these now; None when it does, or when none is on its way."""
-    coming = [instance for instance in instances if instance.state in _ALIVE]
-    if not coming or not all(instance.delay for instance in coming):
-        return None
-    first = coming[0]
-    cause = RuntimeLost if first.lost else ModelUnavailable
-    return cause(f"model '{first.model}' is not loaded yet: {first.delay}", retry_after=fetching.RETRY_S)
 
 
 class Pools:

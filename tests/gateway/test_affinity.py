@@ -9,7 +9,7 @@ import pytest
 
 from llamaman.gateway import affinity
 from llamaman.gateway.affinity import Homes, conversation
-from llamaman.gateway.pool import CLEARLY_BUSIER
+from llamaman.gateway.placing import CLEARLY_BUSIER
 
 from .fleet import Fleet
 
