@@ -107,9 +107,11 @@ def test_what_tells_of_others_or_changes_something_needs_more_than_inference(
         for text in (props.text, door.ask("GET", "/models", key=keys["inference"]).text):
             assert str(manager.folder) not in text
             assert ".gguf" not in text
-        assert call(
-            door.port, "POST", door.before + "/lora-adapters", key=keys["manage"], body=[]
-        ).status in (200, 400)
+        for adapters, status in (([], 200), ([{"id": 0, "scale": 0.5}], 200), ({}, 400), ([1], 400)):
+            set_to = call(
+                door.port, "POST", door.before + "/lora-adapters", key=keys["manage"], body=adapters
+            )
+            assert set_to.status == status, f"{adapters} at {name}: {set_to.text}"
         assert door.ask("POST", "/lora-adapters", {}, key=keys["inference"]).status == 403
         erased = door.ask("POST", "/slots/0?action=erase&x=y", {}, key=keys["manage"])
         assert erased.status in (200, 400), erased.text  # as the engine allows
@@ -168,11 +170,12 @@ def test_another_models_name_is_404_awake_and_asleep_and_wakes_nothing(
 ) -> None:
     manager = plain_manager
     manager.setting(require_auth=auth)
-    instance = manager.launch("tiny", wait=None, idle_timeout_min=0.02)
+    instance = manager.launch("tiny")
     port, key = instance["port"], manager.inference_key if auth else None
     bodies = {path: body for path, (body, _) in (GENERATING | BESIDE).items()}
     bodies |= {"/v1/embeddings": {"input": "a"}, "/embedding": {"content": "a"}, "/infill": {}}
-    for state in ("healthy", "sleeping"):
+    for state, idle_timeout in (("healthy", 60), ("sleeping", 0.001)):
+        manager.preset("tiny", idle_timeout_min=idle_timeout)
         manager.wait_status(instance["id"], state)
         for path, body in bodies.items():
             answer = call(port, "POST", path, key=key, body={**body, "model": "wrong-model"})
