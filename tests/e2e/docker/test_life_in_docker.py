@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -91,6 +93,23 @@ def test_the_container_s_output_is_the_instance_s_log(manager: DockerManager) ->
     assert any("listening" in line for line in lines), lines
 
 
+def test_what_a_container_uses_is_told_against_its_own_limits(manager: DockerManager) -> None:
+    instance = manager.launch("tiny", threads=1, memory_limit="600m")
+
+    def used() -> dict[str, Any] | None:
+        found = manager.manage("GET", "/api/instances/container-stats")
+        assert set(found) <= {instance["id"]}
+        use = found.get(instance["id"])
+        return use if use and use["cpu_pct"] is not None and use["mem_used_mb"] else None
+
+    use = manager.until(used, "two samples of the container to have been taken")
+    assert (use["num_cpus"], use["cpu_quota"], use["mem_limit_mb"]) == (1, 1, 600)
+    assert 0 < use["mem_used_mb"] < 600
+    assert use["cpu_pct"] >= 0
+    manager.stop(instance["id"])
+    assert manager.manage("GET", "/api/instances/container-stats") == {}
+
+
 def test_sleep_and_wake_keep_id_and_port_and_make_a_new_container(manager: DockerManager) -> None:
     first = manager.launch("tiny", idle_timeout_min=0.01)
     manager.wait_status(first["id"], "sleeping")
@@ -142,6 +161,7 @@ def _crash(manager: DockerManager, container_id: str) -> None:
         (_docker_kill, "somebody killed its container (docker kill)"),
         (_docker_rm, "somebody removed its container (docker rm)"),
         (_docker_stop, "somebody stopped its container (docker stop)"),
+        (_crash, "it crashed (SIGSEGV)"),
         (_docker_network_rm, "its container was taken off its Docker network (docker network disconnect)"),
     ],
 )
@@ -269,14 +289,22 @@ def test_a_full_disk_for_logs_does_not_end_a_running_model(
     manager.stop(instance["id"])
     assert manager.instance(instance["id"])["status"] == "stopped"
     assert chats(manager), "a full log folder is no reason not to start"
-    filler.unlink()
-    assert chats(manager)
     (now,) = manager.instances()
-    lines = manager.until(
-        lambda: manager.manage("GET", f"/api/instances/{now['id']}/logs")["lines"],
-        "lines to be written again",
-    )
-    assert lines
+    assert (now["id"], now["status"]) == (instance["id"], "healthy")
+    filler.unlink()
+    log = folder / f"{instance['id']}.log"
+
+    def goes_on() -> bool:
+        """The log says how much it lacks, and has lines of what came after."""
+        assert chats(manager)
+        lost = re.search(
+            r"\[\.\.\. \d+ lines? w(?:as|ere) lost here: the disk is full \.\.\.\]\n.", log.read_text()
+        )
+        return lost is not None
+
+    manager.until(goes_on, "the log to go on after what was lost")
+    manager.stop(instance["id"])
+    assert manager.manage("GET", f"/api/instances/{instance['id']}/logs")["lines"]
 
 
 def test_what_a_launch_could_not_have_is_said_on_its_card(manager: DockerManager) -> None:
