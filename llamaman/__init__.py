@@ -53,7 +53,7 @@ from llamaman.gateway.dialect import (
 )
 from llamaman.gateway.engine_tasks import answers_of, tasks_of
 from llamaman.hookspecs import hookimpl, nonblocking
-from llamaman.limits import AUDIO_BODY
+from llamaman.limits import AUDIO_BODY, BODY_DEPTH
 from llamaman.records import (
     Collection,
     ContainerSpec,
@@ -85,6 +85,7 @@ from llamaman.version import __version__
 
 __all__ = [
     "AUDIO_BODY",
+    "BODY_DEPTH",
     "JSON_HEADERS",
     "KEY_LIMIT",
     "LOADED",

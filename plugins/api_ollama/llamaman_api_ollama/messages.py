@@ -8,7 +8,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from llamaman import InvalidField
+import orjson
+
+from llamaman import BODY_DEPTH, InvalidField
 from llamaman_api_ollama import media
 from llamaman_api_ollama.fields import Fields
 from llamaman_api_ollama.media import Media
@@ -92,15 +94,29 @@ def _call(given: Any, where: str) -> ToolCall:
     arguments = function.get("arguments")
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments) if arguments.strip() else {}
-        except (ValueError, RecursionError):
+            arguments = orjson.loads(arguments) if arguments.strip() else {}
+        except orjson.JSONDecodeError:
             raise function.wrong("arguments", "an object") from None
+        if _is_deep(arguments):
+            name = f"{where}.function.arguments"
+            raise InvalidField(name, f"{name} is nested deeper than {BODY_DEPTH} levels")
     if arguments is None:
         arguments = {}
     if not isinstance(arguments, dict):
         raise function.wrong("arguments", "an object")
     text = json.dumps(arguments, ensure_ascii=False, separators=(",", ":"))
     return ToolCall(fields.text("id"), function.text("name"), text)
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether something has more levels than a body may have: an engine's parser is recursive."""
+    level = [value] if isinstance(value, dict | list) else []
+    for _ in range(BODY_DEPTH):
+        if not level:
+            return False
+        below = [inner for each in level for inner in (each.values() if isinstance(each, dict) else each)]
+        level = [each for each in below if isinstance(each, dict | list)]
+    return bool(level)
 
 
 def joined(messages: Sequence[Message]) -> tuple[Message, ...]:

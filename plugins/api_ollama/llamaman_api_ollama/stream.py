@@ -12,6 +12,8 @@ from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal
 
+import orjson
+
 from llamaman_api_ollama.errors import Told
 
 NDJSON: Sequence[tuple[bytes, bytes]] = (
@@ -160,7 +162,7 @@ def _token(entry: Mapping[str, Any]) -> dict[str, Any]:
 class _Call:
     id: str = ""
     name: str = ""
-    arguments: str = ""
+    pieces: list[str] = field(default_factory=list)
 
 
 class ToolCalls:
@@ -180,7 +182,7 @@ class ToolCalls:
             function = piece.get("function")
             if isinstance(function, dict):
                 call.name = function.get("name") or call.name
-                call.arguments += function.get("arguments") or ""
+                call.pieces.append(function.get("arguments") or "")
 
     def whole(self, *, cut_off: bool) -> list[dict[str, Any]]:
         """Every call as Ollama tells it, with arguments as an object.
@@ -191,14 +193,15 @@ class ToolCalls:
         made: list[dict[str, Any]] = []
         for index in sorted(self._calls):
             call = self._calls[index]
+            raw = "".join(call.pieces)
             try:
-                arguments = json.loads(call.arguments) if call.arguments.strip() else {}
-            except (ValueError, RecursionError):
+                arguments = orjson.loads(raw) if raw.strip() else {}
+            except orjson.JSONDecodeError:
                 arguments = None
-            if not isinstance(arguments, dict) or (cut_off and not call.arguments.strip()):
+            if not isinstance(arguments, dict) or (cut_off and not raw.strip()):
                 if cut_off:
                     continue
-                raise Told(500, f"error parsing tool call: raw='{call.arguments}'")
+                raise Told(500, f"error parsing tool call: raw='{raw}'")
             number = len(made)
             function = {"index": number, "name": call.name, "arguments": arguments}
             made.append({"id": call.id or f"call_{number}", "function": function})

@@ -199,7 +199,7 @@ def test_a_call_that_the_limit_cut_off_is_left_out(fragment: str) -> None:
     assert (alone["done"], alone["done_reason"]) == (True, "length")
 
 
-@pytest.mark.parametrize("arguments", ["{", "[1]", "nonsense"])
+@pytest.mark.parametrize("arguments", ["{", "[1]", "nonsense", '{"a": NaN}'])
 def test_a_call_that_is_none_is_an_error(arguments: str) -> None:
     events = (call_piece(0, arguments, name="f"), chunk("tool_calls"))
     assert "error parsing tool call" in replied(served(CHAT, TOOLS, *events), 500)["error"]
