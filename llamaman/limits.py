@@ -149,6 +149,49 @@ MEDIA_BYTES: Final = limit("media", 10 << 20, "One of those.", section=_BODIES, 
 MEDIA_FETCH_S: Final = limit(
     "media_time", 10, "Fetching one of those.", section=_BODIES, unit="s", answer=400
 )
+PICTURES: Final = limit(
+    "pictures", 128, "Pictures, sounds and videos that a request holds.", section=_BODIES, answer=400
+)
+PICTURE_BYTES: Final = limit(
+    "picture",
+    32 << 20,
+    "One of those, without its base64.",
+    section=_BODIES,
+    unit="bytes",
+    answer=400,
+)
+PICTURE_PIXELS: Final = limit(
+    "picture_pixels",
+    64_000_000,
+    "Pixels of a picture; half as many where it has 16 bits a colour. An engine takes 6 to 13 bytes for one.",
+    section=_BODIES,
+    answer=400,
+)
+PICTURE_SIDE: Final = limit(
+    "picture_side", 32_768, "Pixels of a picture from side to side.", section=_BODIES, answer=400
+)
+PICTURES_PIXELS: Final = limit(
+    "pictures_pixels",
+    192_000_000,
+    "Pixels of all pictures of a request; an engine keeps three bytes for each until it has looked at them.",
+    section=_BODIES,
+    answer=400,
+)
+PICTURES_CONVERTED: Final = limit(
+    "pictures_converted",
+    32_000_000,
+    "Pixels of all WebP pictures of a request, which are made into PNG or JPEG, one picture at a time.",
+    section=_BODIES,
+    answer=400,
+)
+SOUNDS_S: Final = limit(
+    "sounds",
+    3600,
+    "All sounds of a request; an engine takes some 64 KiB for a second.",
+    section=_BODIES,
+    unit="s",
+    answer=400,
+)
 
 _FIELDS = "What a body for a model may hold"
 BODY_DEPTH: Final = limit("body_depth", 128, "Levels of nesting.", section=_FIELDS, answer=400)

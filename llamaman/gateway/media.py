@@ -1,7 +1,7 @@
 """Media that a request names by URL: refused, or with a setting fetched here and put into the body.
 
 Read by the pipeline, before a dialect sees the body. llama-server would fetch such URLs itself, from wherever it
-can reach, so none may get to it.
+can reach, so none may get to it. What is in a body then is judged by :mod:`llamaman.gateway.pictures`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from llamaman.gateway.body import dump, parse_object
 from llamaman.gateway.dialect import InferenceRoute
 from llamaman.gateway.limits import BufferFull
 from llamaman.gateway.media_places import Place, find, may_name
+from llamaman.gateway.pictures import Pictures
 from llamaman.gateway.request import Request
 
 _AT_ONCE = 4
@@ -56,7 +57,7 @@ def _no_hosts() -> Iterable[str]:
 
 
 class Media:
-    """Sees to it that no body names a medium by URL. Owns the threads that fetch.
+    """Sees to it that no body names a medium by URL. Owns the threads that fetch, and :attr:`pictures`.
 
     :param may_fetch: whether URLs are fetched instead of refused. :param hosts: when there are any, the only ones
         that are asked; behind an HTTP proxy, where addresses cannot be checked, there have to be some.
@@ -72,6 +73,7 @@ class Media:
         self._hosts = hosts
         self._fetch = fetch
         self._threads: ThreadPoolExecutor | None = None
+        self.pictures = Pictures()
 
     async def settle(
         self, raw: bytes, body: dict[str, Any], route: InferenceRoute, request: Request
@@ -97,7 +99,8 @@ class Media:
         return dump(body)
 
     def close(self) -> None:
-        """Fetch no more."""
+        """Fetch and convert no more."""
+        self.pictures.close()
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -106,7 +109,7 @@ class Media:
     async def _inline(self, places: list[Place], request: Request, room: int) -> None:
         wanted: dict[str, list[Place]] = {}
         for place in places:
-            wanted.setdefault(place.url, []).append(place)
+            wanted.setdefault(place.text, []).append(place)
         if len(places) > limits.MEDIA_URLS:
             raise InvalidRequest(
                 f"{len(places)} media are named by URL; at most {limits.MEDIA_URLS} are fetched for one request",

@@ -7,7 +7,7 @@ mentions a URL (a prompt, a tool's arguments, a schema, where a quotation is fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -15,40 +15,63 @@ from llamaman.errors import InvalidRequest
 
 Form = Literal["url", "base64", "source"]
 
-#: Members of a body below which its words and media lie.
-_ROOTS = frozenset(
-    {"messages", "input", "prompt", "content", "system", "instructions", "query", "documents", "images"}
-)
-#: Members of a message, block or item below which further ones lie.
-_NESTED = frozenset({"content", "output"})
-#: Members that are a medium: its URL, or an object that has one.
-_MEDIA = frozenset(
-    {"image_url", "audio_url", "video_url", "file_url", "input_audio", "input_image", "input_video", "file"}
-)
-#: Members that list media in base64: Ollama's, and llama-server's own.
-_LISTS = frozenset({"images", "multimodal_data"})
+#: What a member is besides a medium of a form: nothing, or an object that has some.
+_PLAIN, _WORDS, _SOURCE, _BODY = "", "words", "source object", "body"
+#: Members of a message, block or item: those below which further ones lie, those that are a medium (its URL, or an
+#: object that has one), and those that list media in base64 (Ollama's, and llama-server's own).
+_IN_BLOCK: dict[str, str] = {
+    **dict.fromkeys(("role", "type", "text", "name", "id", "tool_calls", "tool_call_id"), _PLAIN),
+    **dict.fromkeys(("content", "output"), _WORDS),
+    **dict.fromkeys(
+        (
+            "image_url",
+            "audio_url",
+            "video_url",
+            "file_url",
+            "input_audio",
+            "input_image",
+            "input_video",
+            "file",
+        ),
+        "url",
+    ),
+    **dict.fromkeys(("images", "multimodal_data"), "base64"),
+    "source": _SOURCE,
+}
+#: The members that nearly all messages and blocks have; of these, media can be below the content alone.
+_ORDINARY = frozenset({"role", "content", "type", "text", "name"})
+#: The same of a body.
+_IN_BODY: dict[str, str] = {
+    **_IN_BLOCK,
+    **dict.fromkeys(
+        ("messages", "input", "prompt", "content", "system", "instructions", "query", "documents"), _WORDS
+    ),
+    "output": _PLAIN,
+}
 #: Members of a medium that say what it is, each with what may stand there.
 _URLS: dict[str, Form] = {"url": "url", "uri": "url", "data": "base64", "file_url": "url", "file_data": "url"}
-#: Values that are looked at in a body that holds a URL somewhere.
+_FORMS: dict[str, Form] = {"url": "url", "base64": "base64", "source": "source"}
+#: Values that are looked at in a body.
 MOST_VALUES = 1_000_000
 
 _Where = tuple[Any, str | int] | None
-_Part = tuple[str | int, Any, Form | None]
+_Part = tuple[str | int, Any, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """One URL in a parsed body.
+    """One medium in a parsed body.
 
     :ivar holder: the object or list that has it, or the object around it, under ``key``.
     :ivar path: how a client finds it, such as ``messages[0].content[1].image_url.url``.
+    :ivar text: its URL, ``data:`` URL or base64.
     :ivar form: what takes its place: a ``data:`` URL, bare base64, or Anthropic's source object.
     """
 
     holder: Any
     key: str | int
     path: str
-    url: str
+    text: str
     form: Form
 
 
@@ -67,50 +90,78 @@ def is_remote(text: str) -> bool:
     return not text.startswith("data:") and (":/" in text or ":\\" in text)
 
 
+def is_inline(text: str) -> bool:
+    """Whether the text of a medium is the medium itself."""
+    return bool(text) and not is_remote(text)
+
+
 def find(body: dict[str, Any]) -> list[Place]:
     """Every place at which something would be fetched.
 
     :raises InvalidRequest: the body has more parts than anybody needs.
     """
+    return _walk(body, is_remote)
+
+
+def find_inline(body: dict[str, Any]) -> list[Place]:
+    """Every place that holds a medium itself.
+
+    :raises InvalidRequest: the body has more parts than anybody needs.
+    """
+    return _walk(body, is_inline)
+
+
+def _walk(body: dict[str, Any], is_wanted: Callable[[str], bool]) -> list[Place]:
+    """Every medium whose text is wanted. Costs next to nothing for messages that are all words."""
     places: list[Place] = []
     left = MOST_VALUES
-    value: Any = body
-    where: _Where = None
-    parts = _members(body, _ROOTS)
-    below: list[tuple[Any, _Where, Form | None]] = []
-    while True:
-        for key, item, form in parts:
-            if isinstance(item, (dict, list)):
-                below.append((item, (where, key), form))
-                left -= len(item)
-            elif form is not None and isinstance(item, str) and is_remote(item):
-                places.append(Place(value, key, _path((where, key)), item, form))
+    below: list[tuple[Any, _Where, str]] = [(body, None, _BODY)]
+    while below:
+        value, where, inside = below.pop()
+        left -= len(value)
         if left < 0:
             raise InvalidRequest(f"the body has more than {MOST_VALUES} parts; send less at a time")
-        if not below:
-            return places
-        value, where, inside = below.pop()
-        if isinstance(value, list):
-            parts = ((index, item, inside) for index, item in enumerate(value))
-        elif inside is None:
-            parts = _members(value, _NESTED)
-        else:
-            parts = ((key, value[key], _URLS[key]) for key in _URLS if key in value)
+        for key, item, form in _parts(value, inside):
+            kind = type(item)
+            if kind is dict or kind is list:
+                below.append((item, (where, key), form))
+            elif form in _FORMS and kind is str and is_wanted(item):
+                places.append(Place(value, key, _path((where, key)), item, _FORMS[form]))
+    return places
 
 
-def _members(block: dict[str, Any], nested: frozenset[str]) -> Iterator[_Part]:
-    """What is looked at in a message, block or item, or (``nested`` says so) in the body."""
-    for key, item in block.items():
-        name = key.lower()
-        if name in _LISTS:
-            yield key, item, "base64"
-        elif name in nested:
-            yield key, item, None
-        elif name in _MEDIA:
-            yield key, item, "url"
-        elif name == "source" and isinstance(item, dict):
-            yield key, item.get("url"), "source"
-            yield key, item, None  # a document may have blocks of its own
+def _parts(value: Any, inside: str) -> list[_Part]:
+    """What of an object or a list is looked at, each part with what it is."""
+    if type(value) is list:
+        if inside == _WORDS:
+            return [(index, item, inside) for index, item in enumerate(value) if not _is_plain(item)]
+        return [(index, item, inside) for index, item in enumerate(value)]
+    if inside == _SOURCE:
+        return [] if value.get("type") == "text" else [("data", value.get("data"), "base64")]
+    if inside not in (_BODY, _WORDS):
+        return [(key, value[key], _URLS[key]) for key in _URLS if key in value]
+    names = _IN_BODY if inside == _BODY else _IN_BLOCK
+    parts: list[_Part] = []
+    for key, item in value.items():
+        form = names.get(key)
+        if form is None:  # a dialect may read names in any case
+            form = names.get(key.lower(), _PLAIN)
+        if form == _PLAIN:
+            continue
+        if form == _SOURCE:
+            if type(item) is dict:
+                # A document may have blocks of its own.
+                parts += (key, item.get("url"), "source"), (key, item, _SOURCE), (key, item, _WORDS)
+        elif type(item) is not str or form in _FORMS:
+            parts.append((key, item, form))
+    return parts
+
+
+def _is_plain(item: Any) -> bool:
+    """Whether a message, block or item is words alone, as nearly all are."""
+    if type(item) is dict:
+        return item.keys() <= _ORDINARY and type(item.get("content", "")) is str
+    return type(item) is not list
 
 
 def _path(where: _Where) -> str:

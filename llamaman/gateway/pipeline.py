@@ -71,7 +71,9 @@ from llamaman.gateway.exchange import Exchange, Exchanges, Send
 from llamaman.gateway.grant import Grant, lease_of
 from llamaman.gateway.limits import ClientGone
 from llamaman.gateway.media import Media
+from llamaman.gateway.media_places import Place
 from llamaman.gateway.overrides import sampling_overrides
+from llamaman.gateway.pictures import find, may_see, sees
 from llamaman.gateway.pool import Pools, Wish
 from llamaman.gateway.request import Request
 from llamaman.gateway.request_checks import (
@@ -234,7 +236,7 @@ class Pipeline:
             if isinstance(answer, Reply):
                 await exchange.reply(answer)
             else:
-                await self._infer(exchange, answer, own)
+                await self._infer(exchange, answer, own, asked)
         except LlamaManError as error:
             await self._tell(exchange, request, send, dialect, error)
         except ClientGone:
@@ -301,7 +303,9 @@ class Pipeline:
             raise NotFound("this instance no longer exists")
         return instance
 
-    async def _infer(self, exchange: Exchange, intent: Intent, own: Instance | None) -> None:
+    async def _infer(
+        self, exchange: Exchange, intent: Intent, own: Instance | None, asked: DialectRequest
+    ) -> None:
         parts = self._p
         exchange.intent = intent
         exchange.on_blame = self._broken.blame
@@ -318,12 +322,17 @@ class Pipeline:
         if intent.action == "unload":
             await self._unload(exchange, intent, model)
             return
+        media = await find(asked) if intent.action == "infer" and asked.route.body != "none" else ()
+        if media and may_see(model, parts.registry.views()):
+            intent, media = await self._settled(exchange, intent, asked, media), ()
         if intent.stream:
             exchange.keep_alive()
         replaced = alone = False
         while True:
             grant = await self._grant(exchange, model, own, intent, embedding=embedding, alone=alone)
             try:
+                if media and sees(grant.instance.facts):  # more than its files promise
+                    intent, media = await self._settled(exchange, intent, asked, media), ()
                 await self._serve(exchange, intent, model, grant)
                 return
             except ContextFull:
@@ -342,6 +351,15 @@ class Pipeline:
                 grant.release()
                 if intent.keep_alive is not None or intent.action == "load":
                     parts.registry.keep_alive(grant.instance, intent.keep_alive)
+
+    async def _settled(
+        self, exchange: Exchange, intent: Intent, asked: DialectRequest, media: Sequence[Place]
+    ) -> Intent:
+        """The intent with the media of the request judged, and made into what engines read."""
+        pictures = self._p.media.pictures
+        intent = await pictures.settle(media, intent, asked, exchange.dialect, exchange.request)
+        exchange.intent = intent
+        return intent
 
     async def _grant(
         self,

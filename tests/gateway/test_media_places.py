@@ -193,7 +193,7 @@ SHAPES: dict[str, tuple[dict[str, Any], str, str]] = {
 def test_every_client_apis_shape_is_found(shape: str) -> None:
     body, path, form = SHAPES[shape]
     (place,) = find(body)
-    assert (place.path, place.url, place.form) == (path, URL, form)
+    assert (place.path, place.text, place.form) == (path, URL, form)
     if form == "source":
         assert place.holder[place.key]["url"] == URL
     else:
@@ -236,7 +236,7 @@ def test_a_dialect_may_read_names_in_any_case() -> None:
 )
 def test_every_scheme_but_data_leads_elsewhere(url: str) -> None:
     assert is_remote(url)
-    assert find(user({"type": "image_url", "image_url": {"url": url}}))[0].url == url
+    assert find(user({"type": "image_url", "image_url": {"url": url}}))[0].text == url
     assert may_name(json.dumps(url).encode())
 
 

@@ -6,7 +6,7 @@ from collections.abc import Generator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from llamaman import Event, Lease, LlamaManError, ModelView, Op, Request, Result, Serving, Value, Work
+from llamaman import Event, Lease, ModelView, Op, Request, Result, Serving
 from llamaman_api_ollama import answer, engine, errors, media, messages, options, stream
 from llamaman_api_ollama.asked import Asking, Chat, Common
 from llamaman_api_ollama.media import Media
@@ -21,10 +21,7 @@ _NO_SWITCH = ("gpt-oss", "gptoss")  # architectures that always think, only more
 def serve(asking: Asking, asked: Chat, model: ModelView, lease: Lease, request: Request) -> Serving:
     """Answer a chat."""
     common, typed = asked.common, messages.joined(asked.messages)
-    found = yield from load_media([message.images for message in typed])
-    if isinstance(found, LlamaManError):
-        yield errors.reply(found)
-        return
+    found = media.read_all([message.images for message in typed])
     extra = {**common_fields(common, model, lease), **({"tools": list(asked.tools)} if asked.tools else {})}
     kept, found = yield from _fit(typed, found, extra, common, lease)
     body = {"messages": messages.to_engine(kept, found), **extra}
@@ -38,18 +35,6 @@ def serve(asking: Asking, asked: Chat, model: ModelView, lease: Lease, request: 
     # llama-server does not stream probabilities beside tool calls.
     streamed = not (asked.tools and common.logprobs)
     yield from answer.tell(engine.call(PATH, body, streamed=streamed), manner, request, lease)
-
-
-def load_media(
-    groups: Sequence[Sequence[str]],
-) -> Generator[Op, Event, list[list[Media]] | LlamaManError]:
-    """Read what messages hold besides text, off the event loop."""
-    if not any(groups):
-        return [[] for _ in groups]
-    value = yield Work(media.read_all, (groups,))
-    assert isinstance(value, Value)
-    found: list[list[Media]] | LlamaManError = value.value
-    return found
 
 
 def rendered(

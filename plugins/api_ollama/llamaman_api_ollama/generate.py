@@ -6,8 +6,8 @@ import logging
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
-from llamaman import Event, Lease, LlamaManError, ModelView, Op, Request, Result, Serving
-from llamaman_api_ollama import answer, chat, engine, errors, go_template, messages, options, stream
+from llamaman import Event, Lease, ModelView, Op, Request, Result, Serving
+from llamaman_api_ollama import answer, chat, engine, errors, go_template, media, messages, options, stream
 from llamaman_api_ollama.asked import Asking, Generate
 from llamaman_api_ollama.media import Media
 from llamaman_api_ollama.messages import Message
@@ -22,11 +22,7 @@ _BEGINNING = 64  # characters in which a literal first token is looked for
 def serve(asking: Asking, asked: Generate, model: ModelView, lease: Lease, request: Request) -> Serving:
     """Answer a prompt."""
     common, name = asked.common, asking.name or model.name
-    loaded = yield from chat.load_media([asked.images])
-    if isinstance(loaded, LlamaManError):
-        yield errors.reply(loaded)
-        return
-    (found,) = loaded
+    (found,) = media.read_all([asked.images])
     if asked.suffix and not asked.raw:
         yield from _infill(asked, model, name, lease, request)
         return

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-import struct
 import time
-import zlib
 from typing import Any
 
 import pytest
@@ -19,9 +17,7 @@ from llamaman_api_ollama.media import Media
 
 def engine(*given: dict[str, Any]) -> list[dict[str, Any]]:
     read = messages.joined(messages.read(given))
-    found = media.read_all([message.images for message in read])
-    assert isinstance(found, list)
-    return messages.to_engine(read, found)
+    return messages.to_engine(read, media.read_all([message.images for message in read]))
 
 
 def picture(kind: str, size: tuple[int, int] = (2, 2), mode: str = "RGB") -> str:
@@ -172,42 +168,6 @@ def test_what_nobody_knows_is_called_a_jpeg() -> None:
     assert media.read("aGVsbG8=").format == "image/jpeg"
 
 
-@pytest.mark.parametrize("mode", ["RGB", "RGBA"])
-def test_webp_becomes_png(mode: str) -> None:
-    found = media.read(picture("WEBP", (5, 3), mode))
-    assert found.format == "image/png"
-    with Image.open(io.BytesIO(base64.b64decode(found.data))) as made:
-        assert (made.format, made.size) == ("PNG", (5, 3))
-
-
-def test_a_broken_webp_is_refused() -> None:
-    broken = base64.b64encode(b"RIFF\x00\x00\x00\x00WEBPVP8 ").decode()
-    with pytest.raises(InvalidField, match="a WebP picture cannot be read"):
-        media.read(broken)
-
-
-def bomb(width: int, height: int) -> str:
-    """A PNG of a few bytes that claims to be huge."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
-    head = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0))
-    return base64.b64encode(
-        b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
-    ).decode()
-
-
-@pytest.mark.parametrize("size", [(8001, 8000), (20_000, 20_000), (100_000, 100_000)])
-def test_a_decompression_bomb_is_refused_before_it_goes_off(size: tuple[int, int]) -> None:
-    with pytest.raises(InvalidField, match="more than 64 megapixels"):
-        media.read(bomb(*size))
-
-
-def test_a_picture_at_the_limit_is_passed_on() -> None:
-    assert media.read(bomb(8000, 8000)).format == "image/png"
-
-
 @pytest.mark.parametrize(
     ("raw", "form"),
     [
@@ -257,15 +217,6 @@ def test_thousands_of_calls_results_and_beginnings_take_no_more_than_their_share
     assert len(sent[-1]["content"]) == 4096 * 5000
 
 
-def test_pictures_that_have_to_be_converted_are_bounded_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(media, "MOST_CONVERTED", 2_000_000)
-    large = picture("WEBP", (1000, 1000))  # some hundred bytes, and a million pixels
-    assert isinstance(media.read_all([[large], [large, picture("PNG", (9, 9))]]), list)
-    refusal = media.read_all([[large], [large], [picture("WEBP")]])
-    assert isinstance(refusal, InvalidField)
-    assert "2 megapixels in all" in refusal.message
-
-
 def test_a_data_url_and_line_ends_are_taken_off() -> None:
     data = picture("PNG")
     assert media.read(f"data:image/webp;base64,{data[:40]}\r\n{data[40:]}\n").data == data
@@ -284,13 +235,15 @@ def test_a_data_url_and_line_ends_are_taken_off() -> None:
     ],
 )
 def test_what_is_not_base64_is_refused_in_the_words_of_go(text: str, position: int) -> None:
-    for read in (media.read, lambda text: media.check([text])):
-        with pytest.raises(InvalidField) as error:
-            read(text)
-        assert error.value.message == f"illegal base64 data at input byte {position}"
+    with pytest.raises(InvalidField) as error:
+        media.check([text])
+    assert error.value.message == f"illegal base64 data at input byte {position}"
 
 
-def test_large_texts_are_not_checked_on_the_event_loop() -> None:
-    media.check(["!" * (media.CHECKED_EARLY + 1)])
-    refusal = media.read_all([["!" * (media.CHECKED_EARLY + 1)]])
-    assert isinstance(refusal, InvalidField)
+@pytest.mark.parametrize("at", [0, 1, 2, 3])
+def test_large_texts_are_checked_to_their_end(at: int) -> None:
+    whole = "A" * (2 << 20)
+    media.check([whole, "A" * (1 << 20) + "AA==", whole[:-at] + "=" * at if at < 3 else ""])
+    for broken in (whole + "!AAA", "A" * ((1 << 20) - 2) + "==" + "AAAA", whole + "A"):
+        with pytest.raises(InvalidField, match="illegal base64 data at input byte"):
+            media.check([broken])
