@@ -121,6 +121,7 @@ def _open_embed(fields: Fields, request: Request) -> Intent:
         model=named.wanted,
         action="infer" if asked.texts else "load",
         needs="embedding",
+        tasks=max(1, len(asked.texts)),
         launcher="ollama",
         keep_alive=asked.keep_alive,
         context=asked.options.context,

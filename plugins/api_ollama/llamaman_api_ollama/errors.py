@@ -1,7 +1,7 @@
 """Errors in Ollama's form: ``{"error": "one sentence"}``. Pure.
 
 Clients search for parts of these sentences, so what an engine says is passed on as it said it, except where it
-blames the wrong side or means nothing to a client.
+means nothing to a client.
 """
 
 from __future__ import annotations
@@ -19,15 +19,8 @@ TOO_LONG = "the input length exceeds the context length"
 NO_ROOM = "input after truncation exceeds maximum context length"
 STOPPED = "model runner has unexpectedly stopped: its answer ended without an end"
 
-#: How llama-server begins what it calls a fault of its own (500), though the request is at fault.
-_CLIENTS_FAULTS = (
-    "Failed to parse messages",
-    "Failed to parse tools",
-    "Unknown reasoning format",
-    "image input is not supported",
-    "audio input is not supported",
-    "video input is not supported",
-)
+#: How llama-server begins its refusal where a vocabulary has no tokens for a prefix and a suffix.
+_NO_INSERT = "Infill is not supported"
 _BATCH = re.compile(r"too large to process.*current batch size: (\d+)", re.DOTALL)
 
 
@@ -59,8 +52,6 @@ def of_engine(result: Result) -> Told:
     message = _message(result.body) or f"the engine answered {result.status}"
     if largest_batch(message) is not None:
         return Told(400, TOO_LONG)
-    if result.status == 501 or (result.status == 500 and message.startswith(_CLIENTS_FAULTS)):
-        return Told(400, message)
     return Told(result.status if result.status >= 400 else 502, message)
 
 
@@ -68,6 +59,11 @@ def largest_batch(message: str) -> int | None:
     """Tokens that an input may have, out of the engine's refusal of one that has more; None for any other."""
     found = _BATCH.search(message)
     return int(found[1]) if found else None
+
+
+def is_without_insert(result: Result) -> bool:
+    """Whether an engine says that its model cannot fill in."""
+    return result.status >= 400 and _message(result.body).startswith(_NO_INSERT)
 
 
 def _message(body: bytes) -> str:

@@ -109,7 +109,7 @@ def _infill(asked: Generate, model: ModelView, name: str, lease: Lease, request:
         except StopIteration:
             return
         event = yield op
-        if isinstance(event, Result) and event.status == 501:  # its vocabulary lacks the tokens for it
+        if isinstance(event, Result) and errors.is_without_insert(event):
             telling.close()
             yield errors.reply(errors.no_feature(model, name, "insert"))
             return

@@ -37,6 +37,11 @@ def test_vectors_come_in_the_order_of_the_inputs() -> None:
     assert sent(EMBED, {**INPUTS, "input": "a"})["input"] == ["a"]
 
 
+def test_every_input_is_a_task_of_the_engines() -> None:
+    for given, tasks in (("a", 1), (["a", "b", "c"], 3), ([], 1)):
+        assert opened(EMBED, {"model": "beta", "input": given}).tasks == tasks
+
+
 def test_the_old_endpoint_gives_one_vector_alone() -> None:
     asked = {"model": "beta", "prompt": "x"}
     assert replied(served(EMBEDDINGS, asked, answer=vectors([1.0, 0.0]))) == {"embedding": [1.0, 0.0]}

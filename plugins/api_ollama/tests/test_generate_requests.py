@@ -120,7 +120,8 @@ def test_a_suffix_is_filled_in_before() -> None:
 
 
 def test_a_vocabulary_that_cannot_fill_in_says_so() -> None:
-    refused = served(GENERATE, {**PROMPT, "suffix": "ho"}, answer=saying(501, "Infill is not supported"))
+    said = "Infill is not supported by this model: prefix token is missing. "
+    refused = served(GENERATE, {**PROMPT, "suffix": "ho"}, answer=saying(400, said))
     assert replied(refused, 400) == {
         "error": "registry.ollama.ai/library/alpha:latest does not support insert"
     }
