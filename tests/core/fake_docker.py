@@ -172,4 +172,4 @@ def play(world: World, story: Story) -> None:
             await world.rest()
         assert not world.loop_errors
 
-    asyncio.run(asyncio.wait_for(main(), 30))
+    asyncio.run(asyncio.wait_for(main(), 120))

@@ -60,6 +60,7 @@ class Script:
     """How the runtime and the engines behave from now on. Times are seconds."""
 
     start_s: float = 0.0
+    start_when: threading.Event | None = None
     start_error: Exception | None = None
     stop_s: float = 0.0
     stop_error: Exception | None = None
@@ -94,6 +95,8 @@ class FakeRuntime:
     def start(self, plan: LaunchPlan) -> Handle:
         self._may_block("start")
         time.sleep(self.script.start_s)
+        if self.script.start_when:
+            assert self.script.start_when.wait(60), "no test let this start go on"
         if self.script.start_error:
             raise self.script.start_error
         handle = self.spawn(plan.instance_id, plan.generation, plan.port)
@@ -316,9 +319,9 @@ class World:
         self.models: dict[str, ModelView] = {}
         self.managed_idle_timeout_s = 0.0
         self.drain_timeout_s = 0.15
-        self.request_timeout_s = 10.0
+        self.request_timeout_s = 600.0  # a test that is to see it run out says so
         self.may_enlarge = False
-        self.load_timeout_s = 0.4
+        self.load_timeout_s = 600.0
         self.loop_errors: list[str] = []
         self.diagnosis: Exception | None = None
         self.history: list[tuple[str, State, int]] = []
@@ -343,11 +346,11 @@ class World:
         self.pools = Pools(self.instances, self.request_timeout_s)
         self.instances.subscribe(self.pools.changed, reasons=True)
         self.instances.subscribe(lambda i, _: self.history.append((i.id, i.state, i.generation)))
-        await asyncio.wait_for(self.instances.boot(), 10)
+        await asyncio.wait_for(self.instances.boot(), 60)
         try:
             yield self
         finally:
-            await asyncio.wait_for(self.instances.shutdown(stop_engines=stop_engines), 30)
+            await asyncio.wait_for(self.instances.shutdown(stop_engines=stop_engines), 60)
             self.machine.reset()
             gc.collect()  # a task whose failure nobody saw tells so now
             await asyncio.sleep(0)
@@ -393,7 +396,7 @@ class World:
             policy=lambda: self.policy,
             managed_idle_timeout_s=self.managed_idle_timeout_s,
             load_timeout_s=self.load_timeout_s,
-            health_timeout_s=0.2,
+            health_timeout_s=60.0,
             drain_timeout_s=self.drain_timeout_s,
             request_timeout_s=self.request_timeout_s,
             may_enlarge=lambda: self.may_enlarge,
@@ -442,7 +445,7 @@ class World:
     def supervisor(self, instance_id: str) -> Supervisor:
         return self.instances._roster.supervisor(self.get(instance_id))
 
-    async def reach(self, instance_id: str, *states: State, seconds: float = 5) -> Instance:
+    async def reach(self, instance_id: str, *states: State, seconds: float = 60) -> Instance:
         """Wait for one of ``states``."""
         await self.until(
             lambda: self.get(instance_id).state in states,
@@ -456,7 +459,7 @@ class World:
         return await self.reach((await self.launch(model, **options)).id, State.READY)
 
     async def until(
-        self, holds: Callable[[], bool], what: Callable[[], str] | str, seconds: float = 5
+        self, holds: Callable[[], bool], what: Callable[[], str] | str, seconds: float = 60
     ) -> None:
         deadline = time.monotonic() + seconds
         while not holds():
@@ -509,7 +512,7 @@ class World:
             found.append(f"{name}: {instance.active} requests are running")
         return found
 
-    async def rest(self, seconds: float = 10) -> None:
+    async def rest(self, seconds: float = 60) -> None:
         """Wait until nothing is wrong, or fail saying what is."""
         await self.until(lambda: not self.faults(), lambda: "\n".join(["peace:", *self.faults()]), seconds)
 
@@ -541,7 +544,7 @@ def _describe(context: Mapping[str, Any]) -> str:
     return f"{context.get('message')}: {context.get('exception')!r}"
 
 
-async def outcome(work: asyncio.Future[Any], seconds: float = 10) -> Any:
+async def outcome(work: asyncio.Future[Any], seconds: float = 60) -> Any:
     """What a call gave or raised; fails if it never ends."""
     try:
         return await asyncio.wait_for(asyncio.shield(work), seconds)

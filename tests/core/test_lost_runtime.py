@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Coroutine
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from llamaman.core import errands, supervisor
 from llamaman.core.admission import Policy
 from llamaman.errors import ModelUnavailable, RuntimeLost
 from llamaman.gateway.grant import Grant
-from llamaman.records import Exit, State
+from llamaman.records import Address, Exit, State
 
 from .fake_docker import AWAY, FakeDocker, play
 from .fake_runtime import PUBLIC, World, outcome
@@ -112,7 +113,7 @@ def test_requests_to_what_is_ready_are_still_served(world: World) -> None:
     async def story(world: World, docker: FakeDocker) -> None:
         await world.running()
         await go(world, docker)
-        grant = await outcome(later(world.grant()), 2)
+        grant = await outcome(later(world.grant()))
         assert isinstance(grant, Grant)
         grant.release()
         await come(world, docker)
@@ -169,13 +170,21 @@ def test_a_check_that_was_under_way_when_it_went_restarts_nothing(world: World) 
 
 
 def test_what_takes_long_to_load_meanwhile_is_not_given_up(world: World) -> None:
+    world.load_timeout_s = 0.1
+
     async def story(world: World, docker: FakeDocker) -> None:
         docker.script.ready = False
+        answers = docker.answers
+
+        def goes_when_asked(address: Address) -> bool:
+            docker.answers = answers  # type: ignore[method-assign] # the first question alone
+            docker.go()
+            return answers(address)
+
+        docker.answers = goes_when_asked  # type: ignore[method-assign] # before its time to load can be over
         launched = await world.launch()
-        await world.reach(launched.id, State.STARTING)
-        await world.until(lambda: world.get(launched.id).handle is not None, "its engine")
-        await go(world, docker)
-        await asyncio.sleep(2 * world.load_timeout_s)
+        await world.until(lambda: docker.away is not None, "it to go")
+        await asyncio.sleep(3 * world.load_timeout_s)
         assert world.get(launched.id).state is State.STARTING
         assert world.instances.pause(launched.id) is None
         assert_untouched(world)
@@ -220,8 +229,8 @@ def test_an_end_that_is_heard_of_meanwhile_is_believed(world: World) -> None:
 def test_a_launch_is_refused_at_once_and_leaves_nothing(world: World) -> None:
     async def story(world: World, docker: FakeDocker) -> None:
         await go(world, docker)
-        assert_lost(await outcome(later(world.launch()), 2))
-        assert_lost(await outcome(later(world.grant()), 2))
+        assert_lost(await outcome(later(world.launch())))
+        assert_lost(await outcome(later(world.grant())))
         assert world.instances.views() == ()
         assert world.store.list("instances") == []
         await come(world, docker)
@@ -238,7 +247,7 @@ def test_a_wake_is_refused_at_once_and_works_when_it_is_back(world: World) -> No
         (view,) = world.instances.views()
         await world.reach(view.id, State.SLEEPING)
         await go(world, docker)
-        assert_lost(await outcome(later(world.grant()), 2))
+        assert_lost(await outcome(later(world.grant())))
         assert (world.get(view.id).state, world.get(view.id).generation) == (State.SLEEPING, 1)
         await come(world, docker)
         (await world.grant()).release()
@@ -254,7 +263,7 @@ def test_a_restart_is_refused_at_once_and_changes_nothing(world: World, running:
             await world.stop(instance.id)
         before = instance.state
         await go(world, docker)
-        assert_lost(await outcome(later(world.restart(instance.id, ctx_size=77)), 2))
+        assert_lost(await outcome(later(world.restart(instance.id, ctx_size=77))))
         assert (instance.state, instance.generation, instance.overrides) == (before, 1, {})
         await come(world, docker)
 
@@ -266,7 +275,7 @@ def test_a_stop_fails_with_the_reason_and_changes_nothing(world: World, force: b
     async def story(world: World, docker: FakeDocker) -> None:
         instance = await world.running()
         await go(world, docker)
-        assert_lost(await outcome(later(world.stop(instance.id, force=force)), 2))
+        assert_lost(await outcome(later(world.stop(instance.id, force=force))))
         assert (instance.state, instance.desired) == (State.READY, "running")
         await come(world, docker)
         assert (await world.stop(instance.id)).state is State.STOPPED
@@ -279,7 +288,7 @@ def test_a_stop_in_the_middle_of_which_it_goes_keeps_the_engine_serving(world: W
         instance = await world.running()
         docker.away = AWAY  # and nobody has told of it yet
         lost, docker.lost = docker.lost, lambda: None  # type: ignore[method-assign] # not even the runtime knows
-        assert_lost(await outcome(later(world.stop(instance.id)), 2))
+        assert_lost(await outcome(later(world.stop(instance.id))))
         await world.reach(instance.id, State.READY)
         assert instance.desired == "running"
         (await world.grant()).release()
@@ -295,12 +304,13 @@ def test_a_start_in_the_middle_of_which_it_goes_is_no_death_and_what_was_left_is
     world: World,
 ) -> None:
     async def story(world: World, docker: FakeDocker) -> None:
-        docker.script.start_s = 0.1
+        docker.script.start_when = threading.Event()
         launched = await world.launch()
         await world.reach(launched.id, State.STARTING)
         docker.script.start_error = RuntimeLost(AWAY, retry_after=5)
         asking = later(world.grant())
         await go(world, docker)
+        docker.script.start_when.set()
         instance = await world.reach(launched.id, State.FAILED)
         assert isinstance(await outcome(asking), ModelUnavailable)
         assert world.instances.pause(launched.id) is None
@@ -322,7 +332,7 @@ def test_a_crashed_one_is_restarted_when_it_is_back_and_requests_are_told_until_
         assert instance.handle.pid
         docker.exit(instance.handle.pid, Exit(1, None, 0.0))
         await world.reach(instance.id, State.BACKOFF)
-        assert_lost(await outcome(later(world.grant()), 2))
+        assert_lost(await outcome(later(world.grant())))
         await asyncio.sleep(0.15)
         assert (instance.state, instance.generation) == (State.BACKOFF, 1)
         await come(world, docker)
@@ -347,7 +357,7 @@ def test_the_end_of_the_manager_is_not_held_up_and_leaves_engines_for_the_next(w
             await world.rest()
         assert not world.loop_errors
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 # --- a boot without it ----------------------------------------------------------------------------------
@@ -365,10 +375,10 @@ def test_records_keep_what_they_were_until_it_is_back_and_are_then_adopted(world
         view = world.instances.view("one")
         assert (view.status, view.state, view.reason) == ("unknown", State(state), AWAY)
         assert world.store.get("instances", "one").value == json.loads(json.dumps(record.document()))
-        assert_lost(await outcome(later(world.grant()), 2))
-        assert_lost(await outcome(later(world.grant(only="one")), 2))
-        assert_lost(await outcome(later(world.stop("one")), 2))
-        assert_lost(await outcome(later(world.restart("one")), 2))
+        assert_lost(await outcome(later(world.grant())))
+        assert_lost(await outcome(later(world.grant(only="one"))))
+        assert_lost(await outcome(later(world.stop("one"))))
+        assert_lost(await outcome(later(world.restart("one"))))
         assert ("one" in world.machine.open_ports) is (state != "failed")  # to be told so there as well
         await come(world, docker)
         assert (await world.reach("one", State.READY)).handle == handle

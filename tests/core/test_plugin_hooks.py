@@ -373,13 +373,15 @@ def test_a_plugin_that_hangs_in_shutdown_does_not_keep_the_others_from_theirs(fa
     order: list[str] = []
     release = threading.Event()
     hooks = hooks_with(
-        a=plugin(shutdown=lambda: order.append("a")), b=plugin(shutdown=lambda: release.wait(30) and None)
+        a=plugin(shutdown=lambda: order.append("a")), b=plugin(shutdown=lambda: release.wait(120) and None)
     )
     started = time.monotonic()
     hooks.shutdown(facades, budget_s=0.1)
+    assert time.monotonic() - started < 60, "it waited for the one that hangs"
+    while not order and time.monotonic() - started < 60:  # its share of the time may have been short
+        time.sleep(0.005)
     release.set()
     assert order == ["a"]
-    assert time.monotonic() - started < 15
 
 
 def test_strict_raises_where_a_plugin_would_be_left_out(facades: Facades) -> None:

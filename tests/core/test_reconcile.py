@@ -197,7 +197,7 @@ def test_a_look_that_began_before_a_start_does_not_end_what_was_started_during_i
         def hold() -> None:
             docker.while_finding = lambda: None
             loop.call_soon_threadsafe(finding.set)
-            asyncio.run_coroutine_threadsafe(found.wait(), loop).result(10)
+            asyncio.run_coroutine_threadsafe(found.wait(), loop).result(60)
 
         docker.while_finding = hold
         looking = asyncio.create_task(round_(world))
@@ -215,7 +215,7 @@ def test_rounds_that_are_asked_for_during_one_share_the_next(world: World) -> No
     async def story(world: World, docker: FakeDocker) -> None:
         finds = docker.finds
         gate = threading.Event()
-        docker.while_finding = lambda: gate.wait(10)  # type: ignore[assignment,return-value] # nobody looks
+        docker.while_finding = lambda: gate.wait(60)  # type: ignore[assignment,return-value] # nobody looks
         first = asyncio.create_task(round_(world))
         await world.until(lambda: docker.finds > finds, "the first one to ask")
         for _ in range(5):
@@ -278,7 +278,7 @@ def test_the_end_of_the_manager_ends_a_round(world: World, monkeypatch: pytest.M
         assert round_.cancelled()
         assert len(docker.live) == 1  # for the next manager
 
-    asyncio.run(asyncio.wait_for(main(), 20))
+    asyncio.run(asyncio.wait_for(main(), 120))
 
 
 def test_a_lost_runtime_is_not_asked(world: World) -> None:
