@@ -15,7 +15,8 @@ import os
 import random
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -25,7 +26,11 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from llamaman.core.admission import Launcher, Policy
+from llamaman.core.cold_starts import MINUTE_S
+from llamaman.core.demand import Demand
 from llamaman.core.instance import Instance
+from llamaman.core.instances import Instances
+from llamaman.core.room import Place, Room, Start
 from llamaman.errors import LaunchError, LlamaManError
 from llamaman.gateway.grant import Grant
 from llamaman.gateway.pool import Pool, Wish
@@ -43,6 +48,7 @@ POLITE = ("admission", "idle")
 
 models = st.sampled_from(MODELS)
 launchers: st.SearchStrategy[Launcher] = st.sampled_from(["ollama", "openai"])
+keys = st.sampled_from([None, None, None, "one", "two"])
 moments = st.sampled_from([0.0, 0.01, 0.3, 2.0, 40.0])
 
 
@@ -54,6 +60,19 @@ class SimulatedRuntime(FakeRuntime):
     def _may_block(self, what: str) -> None:
         if not self.loop.in_thread:
             self.faults.append(f"{what} was called on the event loop")
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """The room that a start was given, and who wants to know when the start begins."""
+
+    place: Place
+    start: Start
+    told: Callable[[Start], None]
+
+    def begun(self) -> None:
+        self.place.begun()
+        self.told(self.start)
 
 
 class Story(RuleBasedStateMachine):
@@ -71,9 +90,14 @@ class Story(RuleBasedStateMachine):
         self.asked: dict[asyncio.Task[None], str] = {}
         self.order: dict[tuple[str, Launcher], list[int]] = {}
         self.numbers = itertools.count()
+        self.late: set[tuple[str, Launcher]] = set()
+        self.line: dict[int, Start] = {}  # starts that wait for room, in the order in which they came
+        self.begun: dict[str, list[float]] = {}  # of every key
         self.patches = [
             mock.patch.object(gc, "collect", return_value=0),
             mock.patch.object(Pool, "_grant", self.watched(Pool._grant)),
+            mock.patch.object(Room, "for_one", self.in_order(Room.for_one)),
+            mock.patch.object(Instances, "ensure_running", self.with_latecomers(Instances.ensure_running)),
         ]
         for patch in self.patches:
             patch.start()
@@ -85,13 +109,18 @@ class Story(RuleBasedStateMachine):
         hand=st.booleans(),
         openai=st.booleans(),
         idle=st.sampled_from([0.0, 5.0]),
+        starts=st.sampled_from([0, 0, 1, 3]),
         seed=st.integers(0, 2**16),
     )
-    def begin(self, limit: int, hand: bool, openai: bool, idle: float, seed: int) -> None:
+    def begin(self, limit: int, hand: bool, openai: bool, idle: float, starts: int, seed: int) -> None:
         self.random.seed(seed)
         world = self.world
         world.policy = Policy(
-            limit, enforce_for_admin=True, ollama_may_evict_admin=hand, openai_may_evict_managed=openai
+            limit,
+            enforce_for_admin=True,
+            ollama_may_evict_admin=hand,
+            openai_may_evict_managed=openai,
+            cold_starts_per_minute=starts,
         )
         world.managed_idle_timeout_s = idle
         world.request_timeout_s = 300.0
@@ -119,8 +148,9 @@ class Story(RuleBasedStateMachine):
         world = self.world
         world.runtime.script = type(world.runtime.script)()
         await asyncio.sleep(1)
-        if self.asked:
-            _, pending = await asyncio.wait(self.asked, timeout=2000)
+        while not all(task.done() for task in self.asked):  # more may come while these are waited for
+            asked = set(self.asked)
+            _, pending = await asyncio.wait(asked, timeout=2000)
             assert not pending, f"never answered: {[self.asked[task] for task in pending]}"
         await asyncio.sleep(1)
         assert not world.instances.waits()
@@ -173,20 +203,36 @@ class Story(RuleBasedStateMachine):
         hold_s=moments,
         keep_alive=st.sampled_from([None, None, 0.0, 3.0, float("inf")]),
         crowd=st.sampled_from([1, 1, 1, 6]),
+        key=keys,
     )
     def ask(
-        self, model: str, launcher: Launcher, weight: int, hold_s: float, keep_alive: float | None, crowd: int
+        self,
+        model: str,
+        launcher: Launcher,
+        weight: int,
+        hold_s: float,
+        keep_alive: float | None,
+        crowd: int,
+        key: str | None,
     ) -> None:
         for _ in range(crowd):
             number = next(self.numbers)
-            wish = Wish(self.world.models[model], weight, launcher=launcher)
+            wish = Wish(self.world.models[model], weight, launcher=launcher, key=key)
             what = f"{launcher} asks {model} ({number})"
             self.call(what, self.use, wish, number, hold_s, keep_alive)
+
+    @rule(model=models, launcher=launchers)
+    def change_their_minds(self, model: str, launcher: Launcher) -> None:
+        """Everybody who wants a model leaves, and somebody comes at the very moment when its start is given up."""
+        for task, what in self.asked.items():
+            if not task.done() and what.startswith(f"{launcher} asks {model} ("):
+                self.loop.do(task.cancel)
+        self.late.add((model, launcher))
 
     @rule(which=st.integers(0, 50))
     def ask_a_port(self, which: int) -> None:
         if instance := self.one(which):
-            wish = Wish(self.world.models[instance.model], 1, instance.id)
+            wish = Wish(self.world.models[instance.model], only=instance.id)
             what = f"somebody asks the port of {instance.model}"
             self.call(what, self.use, wish, next(self.numbers), 0.2, None)
 
@@ -283,6 +329,49 @@ class Story(RuleBasedStateMachine):
                 self.faults.append(f"{instance.active} + {wish.weight} requests in {instance.capacity} slots")
             granted: Grant = grant(pool, instance, wish)
             return granted
+
+        return watch
+
+    def in_order(self, for_one: Any) -> Any:
+        @contextlib.asynccontextmanager
+        async def watch(room: Room, start: Start) -> AsyncIterator[Place]:
+            number = next(self.numbers)
+            if start.launcher != "admin" and not start.embedding and start.key is None:
+                self.line[number] = start
+            try:
+                async with for_one(room, start) as place:
+                    if start.launcher != "admin" and not start.embedding and self.world.policy.max_models:
+                        before = [each.model for turn, each in self.line.items() if turn < number]
+                        if before:
+                            self.faults.append(f"the start of {start.model} overtook {before}")
+                    yield Watched(place, start, self.start_begun)
+            finally:
+                self.line.pop(number, None)
+
+        return watch
+
+    def start_begun(self, start: Start) -> None:
+        limit = self.world.policy.cold_starts_per_minute
+        if start.key is None or not limit:
+            return
+        begun = self.begun.setdefault(start.key, [])
+        begun.append(self.loop.now)
+        lately = [moment for moment in begun if moment > self.loop.now - MINUTE_S]
+        if len(lately) > limit:
+            self.faults.append(f"key {start.key} has begun {lately} within a minute")
+
+    def with_latecomers(self, ensure_running: Any) -> Any:
+        async def watch(instances: Instances, demand: Demand) -> None:
+            try:
+                await ensure_running(instances, demand)
+            finally:
+                who = demand.model.name, demand.launcher
+                if demand.only is None and who in self.late:
+                    self.late.remove(who)
+                    number = next(self.numbers)
+                    wish = Wish(demand.model, launcher=demand.launcher, key=demand.key)
+                    what = f"{demand.launcher} asks {demand.model.name} ({number}), late"
+                    self.call(what, self.use, wish, number, 0.3, None)
 
         return watch
 
