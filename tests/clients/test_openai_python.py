@@ -14,7 +14,7 @@ from openai import Omit, OpenAI
 from samples import HELLO, MOOD, ONLY_MOOD, PIXEL, WEATHER_TOOL
 from scripted_model import CALL, THOUGHT, WEATHER, WORDS
 
-from llamaman.testing.manager import Manager
+from llamaman.testing.manager import FOR_EVER, Manager
 
 pytestmark = pytest.mark.real("engine")
 
@@ -64,7 +64,10 @@ def test_the_stream_helper_assembles_the_same_answer(client: OpenAI) -> None:
     assert {"content.delta", "content.done", "chunk"} <= kinds
 
 
-@pytest.mark.parametrize("choice", ["auto", "required"])
+NAMED = {"type": "function", "function": {"name": "get_weather"}}
+
+
+@pytest.mark.parametrize("choice", ["auto", "required", NAMED], ids=["auto", "required", "named"])
 def test_a_tool_is_called_and_its_answer_used(client: OpenAI, choice: Any) -> None:
     first = client.chat.completions.create(
         model="words", messages=HELLO, tools=[WEATHER_TOOL], tool_choice=choice
@@ -124,6 +127,22 @@ def test_a_prompt_is_completed_streamed_and_not(client: OpenAI, lenient: OpenAI)
     assert whole.choices[0].text == WORDS
     streamed = lenient.completions.create(model="words", prompt="Say it", max_tokens=64, stream=True)
     assert "".join(chunk.choices[0].text for chunk in streamed) == WORDS
+
+
+def test_probabilities_come_in_the_lists_that_older_clients_read(client: OpenAI) -> None:
+    answer = client.completions.create(model="words", prompt="Say it", max_tokens=2, logprobs=1)
+    logprobs = answer.choices[0].logprobs
+    assert logprobs is not None
+    assert (logprobs.tokens, logprobs.text_offset) == (["Llamas", " are"], [6, 12])
+    assert [list(each) for each in logprobs.top_logprobs or []] == [["Llamas"], [" are"]]
+
+
+def test_a_prompt_that_does_not_fit_has_the_code_that_clients_know(client: OpenAI) -> None:
+    long: Any = [{"role": "user", "content": "x" * 9000}]
+    for stream in (False, True):
+        with pytest.raises(openai.BadRequestError, match="maximum context length") as caught:
+            client.chat.completions.create(model="words", messages=long, stream=stream)
+        assert caught.value.code == "context_length_exceeded"
 
 
 def test_embeddings_are_the_same_as_floats_and_as_base64(client: OpenAI, lenient: OpenAI) -> None:
@@ -249,8 +268,10 @@ def test_a_recording_for_a_model_without_ears_is_a_bad_request(client: OpenAI) -
 
 
 def test_leaving_a_stream_frees_the_slot(client: OpenAI, site: Manager) -> None:
-    with client.chat.completions.create(model="slow", messages=HELLO, stream=True, max_tokens=3000) as stream:
+    with client.chat.completions.create(
+        model="slow", messages=HELLO, stream=True, max_tokens=FOR_EVER
+    ) as stream:
         next(iter(stream))
         (slow,) = [each for each in site.instances() if each["model"] == "slow"]
         assert site.busy_slots(slow["id"]) == 1
-    site.until(lambda: site.busy_slots(slow["id"]) == 0, "the slot to be free", seconds=3)
+    site.until(lambda: site.busy_slots(slow["id"]) == 0, "the slot to be free", seconds=30)

@@ -30,7 +30,7 @@ from llamaman import (
     answers_of,
     tasks_of,
 )
-from llamaman_api_openai import embeddings, faults, fields, models, responses, uploads
+from llamaman_api_openai import embeddings, faults, fields, legacy, models, responses, tools, uploads
 
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
@@ -42,6 +42,7 @@ CHAT_TOKENS = CHAT + "/input_tokens"
 RESPONSES_TOKENS = RESPONSES + "/input_tokens"
 MODELS = "/v1/models"
 MODEL = "/v1/models/{model...}"
+Mode = Literal["relay", "stream", "assemble", "plain"]
 #: What other servers call the same.
 RERANKS = (RERANK, "/v1/reranking", "/rerank", "/reranking")
 
@@ -70,6 +71,7 @@ _KINDS: dict[str, _Kind] = {
     CHAT_TOKENS: _Kind(CHAT_TOKENS, "any", slots=0),
     RESPONSES_TOKENS: _Kind(RESPONSES_TOKENS, "any", slots=0),
 }
+_TOOLED = (CHAT, RESPONSES, CHAT_TOKENS, RESPONSES_TOKENS)
 _FORM_FIELDS = frozenset({"model", "stream"})
 _TEXT_HEADERS = ((b"content-type", b"text/plain; charset=utf-8"),)
 #: Tokens after which a call has its name.
@@ -131,6 +133,8 @@ class OpenAI:
             return _embed(request, intent, model)
         if path == TRANSCRIPTIONS:
             return _transcribe(request)
+        if path == COMPLETIONS and legacy.most(body) is not None:
+            return _complete(request, intent, model)
         return _pass_on(request, intent, model)
 
     def error(self, error: LlamaManError, *, started: bool) -> Reply | bytes:
@@ -158,6 +162,11 @@ def _check(path: str, body: dict[str, Any]) -> None:
     """Refuse what llama-server would take for something else."""
     if path in (CHAT, RESPONSES):
         fields.effort(body)
+    if path in _TOOLED:
+        tools.chosen(body)
+    if path in (CHAT, COMPLETIONS):
+        fields.check_stop(body)
+    fields.check_unknown(path, body)
     if path in (RESPONSES, RESPONSES_TOKENS):
         responses.check(body)
     if path == EMBEDDINGS:
@@ -195,14 +204,12 @@ def _pass_on(request: Request, intent: Intent, model: ModelView) -> Serving:
     path, body = request.route.pattern, request.json
     patch: dict[str, Any] = {}
     if path == CHAT:
-        patch |= fields.thinking(body)
+        patch |= fields.thinking(body) | fields.probabilities(body)
     elif path == RESPONSES_TOKENS:
         patch |= responses.conversation(body)
-    mode: Literal["relay", "assemble", "plain"] = "plain"
-    if intent.stream:
-        mode = "relay"
-    elif path in (CHAT, COMPLETIONS) and intent.slots == 1 and _can_be_rebuilt(body):
-        mode = "assemble"
+    if path in _TOOLED:
+        patch |= tools.chosen(body)
+    mode: Mode = "relay" if intent.stream else _whole(path, body, intent)
     result = yield Call(
         "POST",
         _KINDS[path].path,
@@ -217,6 +224,34 @@ def _pass_on(request: Request, intent: Intent, model: ModelView) -> Serving:
         yield faults.answer(result)
 
 
+def _complete(request: Request, intent: Intent, model: ModelView) -> Serving:
+    """A text completion with probabilities, in both of their forms."""
+    logprobs = legacy.Logprobs(request.json)
+    patch = {"logprobs": max(1, legacy.most(request.json) or 0)}
+    names = _rename(intent, model)
+    mode: Mode = "stream" if intent.stream else _whole(COMPLETIONS, request.json, intent)
+    most = fields.most_tokens(request.json) if mode == "assemble" else None
+    event = yield Call(
+        "POST", COMPLETIONS, request.raw, mode=mode, patch=patch, rename=names, most_tokens=most
+    )
+    began = False
+    while isinstance(event, Chunk):
+        if not began:
+            began = True
+            yield Start(200, SSE_HEADERS)
+        if names and "model" in event.data:
+            event.data["model"] = names[1]
+        yield Emit(legacy.frame(logprobs.add(event.data)))
+        event = yield Next()
+    assert isinstance(event, Result)
+    if event.status >= 400:
+        yield faults.answer(event)
+    elif intent.stream:
+        yield Emit(b"data: [DONE]\n\n")
+    else:
+        yield Reply(200, JSON_HEADERS, _dump(logprobs.add(json.loads(event.body))))
+
+
 def _respond(request: Request, intent: Intent, model: ModelView, lease: Lease) -> Serving:
     """Make OpenAI's events, or its whole object, of the engine's events."""
     body = request.json
@@ -226,7 +261,7 @@ def _respond(request: Request, intent: Intent, model: ModelView, lease: Lease) -
         RESPONSES,
         request.raw,
         mode="stream",
-        patch={**responses.patch(body), "stream": True},
+        patch={**responses.patch(body), **tools.chosen(body), "stream": True},
     )
     began = False
     while isinstance(event, Chunk):
@@ -273,6 +308,12 @@ def _transcribe(request: Request) -> Serving:
         yield Reply(200, _TEXT_HEADERS, result.body)
     else:
         yield faults.answer(result)
+
+
+def _whole(path: str, body: dict[str, Any], intent: Intent) -> Mode:
+    """How to get an answer that is not streamed: of a stream where that is proven to be equal."""
+    is_rebuilt = path in (CHAT, COMPLETIONS) and intent.slots == 1 and _can_be_rebuilt(body)
+    return "assemble" if is_rebuilt else "plain"
 
 
 def _can_be_rebuilt(body: dict[str, Any]) -> bool:

@@ -44,6 +44,38 @@ def most_tokens(body: dict[str, Any]) -> int | None:
     return None
 
 
+#: By endpoint, what changes the meaning of a request and nobody here would do, with what to do instead.
+_UNKNOWN = {
+    "/v1/chat/completions": {"functions": "use tools"},
+    "/v1/completions": {
+        "echo": "the client knows the prompt's text",
+        "suffix": "ask /infill, with input_prefix and input_suffix",
+    },
+    "/v1/responses": {"prompt": "nothing is stored; send instructions and input"},
+}
+
+
+def check_unknown(path: str, body: dict[str, Any]) -> None:
+    """Refuse what llama-server would leave out in silence, though the answer depends on it."""
+    for name, instead in _UNKNOWN.get(path, {}).items():
+        if body.get(name):
+            raise InvalidField(name, f"{name} is not supported: {instead}")
+
+
+def check_stop(body: dict[str, Any]) -> None:
+    """See that ``stop`` is a text or several."""
+    stop = body.get("stop")
+    if stop is None or isinstance(stop, str):
+        return
+    if not isinstance(stop, list) or not all(isinstance(text, str) for text in stop):
+        raise InvalidField("stop", "stop must be a string or a list of strings")
+
+
+def probabilities(body: dict[str, Any]) -> dict[str, Any]:
+    """llama-server gives no probabilities at all to who wants those of no other tokens."""
+    return {"top_logprobs": 1} if body.get("logprobs") is True and body.get("top_logprobs") == 0 else {}
+
+
 def effort(body: dict[str, Any]) -> str | None:
     """How long the client wants the model to think, in OpenAI's words; None when it does not say.
 

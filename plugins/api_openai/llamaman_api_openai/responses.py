@@ -40,25 +40,56 @@ def check(body: dict[str, Any]) -> None:
             )
     if body.get("background"):
         raise InvalidField("background", "background is not supported: nothing is stored; leave it out")
-    if body.get("input") == []:
+    items = body.get("input")
+    for item in items if isinstance(items, list) else ():
+        if isinstance(item, dict) and item.get("type") == "item_reference":
+            raise InvalidField(
+                "input", "input refers to a stored item, and nothing is stored; send the item itself"
+            )
+    if items == []:
         raise InvalidField("input", "input must not be empty")
 
 
 def conversation(body: dict[str, Any]) -> dict[str, Any]:
-    """The input where the engine would not know one of its items: an assistant's turn needs no type at OpenAI's."""
+    """The input where the engine would not know one of its items.
+
+    An assistant's turn needs no type at OpenAI's, and a thought may be told by its summary alone.
+    """
     items = body.get("input")
-    if not isinstance(items, list) or not any(map(_is_untyped_turn, items)):
+    if not isinstance(items, list) or not any(_is_untyped_turn(item) or _is_closed(item) for item in items):
         return {}
-    return {"input": [{**item, "type": "message"} if _is_untyped_turn(item) else item for item in items]}
+    told = [{**item, "type": "message"} if _is_untyped_turn(item) else item for item in items]
+    return {"input": [_opened(item) if _is_closed(item) else item for item in told if _says_something(item)]}
 
 
 def _is_untyped_turn(item: object) -> bool:
     return isinstance(item, dict) and item.get("role") == "assistant" and item.get("type") is None
 
 
+def _is_closed(item: object) -> bool:
+    """Whether it is a thought without its words."""
+    return isinstance(item, dict) and item.get("type") == "reasoning" and not item.get("content")
+
+
+def _says_something(item: Any) -> bool:
+    return not _is_closed(item) or bool(_summary(item))
+
+
+def _opened(item: dict[str, Any]) -> dict[str, Any]:
+    return {**item, "content": [{"type": "reasoning_text", "text": _summary(item)}]}
+
+
+def _summary(item: dict[str, Any]) -> str:
+    parts = item.get("summary")
+    texts = [part.get("text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
 def patch(body: dict[str, Any]) -> dict[str, Any]:
     """What is laid over a body for the engine, which does not read ``text.format`` or ``reasoning.effort``."""
     laid: dict[str, Any] = fields.thinking(body) | conversation(body)
+    if body.get("top_logprobs") is not None and not body.get("logprobs"):
+        laid["top_logprobs"] = None  # which the engine refuses alone, and its answers hold none anyway
     text = body.get("text")
     shape = text.get("format") if isinstance(text, dict) else None
     if isinstance(shape, dict) and shape.get("type") == "json_schema":

@@ -478,3 +478,127 @@ def test_a_broken_upload_is_refused_in_words(raw: bytes, content_type: bytes) ->
     with pytest.raises(LlamaManError) as error:
         transcription(raw, content_type)
     assert error.value.status == 400
+
+
+# --- tools, stops and probabilities -----------------------------------------------------------------------
+
+SAY: dict[str, Any] = {"type": "function", "function": {"name": "say", "parameters": {}}}
+SING: dict[str, Any] = {"type": "function", "function": {"name": "sing", "parameters": {}}}
+ONE = {"type": "function", "function": {"name": "sing"}}
+SOME = {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [ONE]}}
+
+
+@pytest.mark.parametrize("path", [CHAT, CHAT + "/input_tokens"])
+@pytest.mark.parametrize(
+    ("choice", "patch"),
+    [
+        ("auto", {}),
+        ("none", {}),
+        ("required", {}),
+        (ONE, {"tools": [SING], "tool_choice": "required"}),
+        (SOME, {"tools": [SING], "tool_choice": "auto"}),
+    ],
+)
+def test_a_chosen_tool_is_the_only_one_that_the_engine_hears_of(
+    path: str, choice: Any, patch: dict[str, Any]
+) -> None:
+    call = only_call(path, {**HELLO, "tools": [SAY, SING], "tool_choice": choice, "max_tokens": 500})
+    assert call.patch == patch
+
+
+def test_the_responses_api_names_functions_without_a_member() -> None:
+    say, sing = ({"type": "function", "name": name, "parameters": {}} for name in ("say", "sing"))
+    body = {"model": "alpha", "input": "hi", "tools": [say, sing, {"type": "web_search"}]}
+    for choice, mode in (
+        ({"type": "function", "name": "sing"}, "required"),
+        ({"type": "allowed_tools", "mode": "auto", "tools": [{"type": "function", "name": "sing"}]}, "auto"),
+    ):
+        patch = only_call("/v1/responses", {**body, "tool_choice": choice}).patch
+        assert (patch["tools"], patch["tool_choice"]) == ([sing], mode)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        {"type": "function", "function": {"name": "nobody"}},
+        {"type": "function"},
+        {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [ONE, {"type": "web_search"}]}},
+        {"type": "allowed_tools", "allowed_tools": {"mode": "never", "tools": [ONE]}},
+        {"type": "allowed_tools"},
+        {"type": "custom", "custom": {"name": "sing"}},
+        {},
+    ],
+)
+def test_a_choice_that_cannot_be_met_is_refused(choice: Any) -> None:
+    with pytest.raises(InvalidField) as error:
+        opened(CHAT, {**HELLO, "tools": [SAY, SING], "tool_choice": choice})
+    assert error.value.field == "tool_choice"
+
+
+def test_a_tool_must_be_there_to_be_required() -> None:
+    for tools in ({}, {"tools": []}):
+        with pytest.raises(InvalidField, match="no tools"):
+            opened(CHAT, {**HELLO, "tool_choice": "required", **tools})
+
+
+@pytest.mark.parametrize(
+    ("path", "field", "value"),
+    [
+        (CHAT, "functions", [{"name": "f"}]),
+        (COMPLETIONS, "echo", True),
+        (COMPLETIONS, "suffix", "}"),
+        ("/v1/responses", "prompt", {"id": "p"}),
+        (CHAT, "stop", 5),
+        (CHAT, "stop", ["a", 5]),
+        (COMPLETIONS, "stop", {}),
+    ],
+)
+def test_what_would_be_left_out_in_silence_is_refused(path: str, field: str, value: Any) -> None:
+    body = {**HELLO, "prompt": "a"} if path != "/v1/responses" else {"model": "alpha", "input": "a"}
+    with pytest.raises(InvalidField) as error:
+        opened(path, {**body, field: value})
+    assert error.value.field == field
+    for nothing in (None, [] if field in ("functions", "stop") else False if field == "echo" else None):
+        opened(path, {**body, field: nothing})
+
+
+def test_probabilities_without_those_of_other_tokens_are_still_given() -> None:
+    asked = {**HELLO, "logprobs": True}
+    assert only_call(CHAT, {**asked, "top_logprobs": 0}).patch == {"top_logprobs": 1}
+    assert only_call(CHAT, asked).patch == {}
+
+
+def test_probabilities_of_a_completion_come_in_both_forms() -> None:
+    def token(text: str, logprob: float) -> dict[str, Any]:
+        other = {"token": "x", "logprob": -9.0}
+        return {
+            "token": text,
+            "logprob": logprob,
+            "top_logprobs": [{"token": text, "logprob": logprob}, other],
+        }
+
+    def choice(*tokens: dict[str, Any]) -> dict[str, Any]:
+        text = "".join(each["token"] for each in tokens)
+        return {"index": 0, "text": text, "logprobs": {"content": list(tokens)}}
+
+    body = {"model": "alpha", "prompt": "ab", "logprobs": 1}
+    tokens = token("c", -0.5), token("de", -1.5)
+    whole = json.dumps({"choices": [choice(*tokens)]}).encode()
+    reply = drive(DIALECT, opened(COMPLETIONS, body), MODEL, answer=lambda call: Result(200, whole)).reply
+    assert reply is not None
+    lists = {
+        "tokens": ["c", "de"],
+        "token_logprobs": [-0.5, -1.5],
+        "top_logprobs": [{"c": -0.5}, {"de": -1.5}],
+        "text_offset": [2, 3],
+    }
+    assert json.loads(reply.body)["choices"][0]["logprobs"] == {**lists, "content": list(tokens)}
+
+    chunks = [{"choices": [choice(each)], "model": "alpha"} for each in tokens]
+    asked = opened(COMPLETIONS, {**body, "model": "ALPHA", "stream": True})
+    sent = drive(DIALECT, asked, MODEL, stream=lambda call: chunks).emitted.decode().split("\n\n")
+    told = [json.loads(event.removeprefix("data: ")) for event in sent[:2]]
+    assert sent[2:] == ["data: [DONE]", ""]
+    assert [event["model"] for event in told] == ["ALPHA", "ALPHA"]
+    assert [event["choices"][0]["logprobs"]["text_offset"] for event in told] == [[2], [3]]
+    assert only_call(COMPLETIONS, {**body, "logprobs": 0}).patch == {"logprobs": 1}

@@ -11,6 +11,7 @@ from llamaman.errors import InvalidField
 from llamaman.gateway.dialect import Intent
 from llamaman.testing.dialect_script import LEASE, MODEL, Transcript, drive, request_for
 from llamaman_api_openai.dialect import RESPONSES, RESPONSES_TOKENS, OpenAI
+from llamaman_api_openai.responses import check, conversation
 
 DIALECT = OpenAI()
 ROUTES = {route.pattern: route for route in DIALECT.routes if route.method == "POST"}
@@ -307,3 +308,24 @@ def test_tokens_are_counted_beside_the_slots() -> None:
     intent = asked({}, RESPONSES_TOKENS)
     (call,) = drive(DIALECT, intent).calls
     assert (intent.slots, call.path, call.mode) == (0, RESPONSES_TOKENS, "plain")
+
+
+def test_a_thought_without_its_words_is_told_by_its_summary_or_left_out() -> None:
+    summary = [{"type": "summary_text", "text": "s"}]
+    closed = {"type": "reasoning", "id": "rs_1", "summary": summary, "content": None}
+    items = [
+        {"role": "user", "content": "a"},
+        closed,
+        {"type": "reasoning", "summary": [], "encrypted_content": "x"},
+    ]
+    told = conversation({"input": items})["input"]
+    assert told == [items[0], {**closed, "content": [{"type": "reasoning_text", "text": "s"}]}]
+    assert (
+        conversation({"input": [{"type": "reasoning", "content": [{"type": "reasoning_text", "text": "t"}]}]})
+        == {}
+    )
+
+
+def test_what_would_have_to_be_stored_is_refused() -> None:
+    with pytest.raises(InvalidField, match="send the item itself"):
+        check({"input": [{"type": "item_reference", "id": "x"}]})
