@@ -8,8 +8,9 @@ The facts are those of the formats' specifications (WAVE; FLAC: RFC 9639; MPEG a
 
 from __future__ import annotations
 
+import re
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from llamaman.gateway.encoded import Source
 
@@ -33,6 +34,18 @@ _KBITS_2 = (
     (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160),
 )
 _RATES = (44_100, 48_000, 32_000)
+
+
+def _any_of(numbers: Iterable[int]) -> bytes:
+    return b"[" + b"".join(b"\\x%02x" % number for number in numbers) + b"]"
+
+
+#: How a frame begins: a version and a layer that there are, and neither a free nor an unknown rate.
+_FRAME = re.compile(
+    b"\\xff"
+    + _any_of(byte for byte in range(0xE0, 0x100) if byte >> 3 & 3 != 1 and byte >> 1 & 3)
+    + _any_of(byte for byte in range(0x10, 0xF0) if byte >> 2 & 3 != 3)
+)
 
 
 class UnreadableSound(ValueError):
@@ -125,37 +138,27 @@ def _mpeg(source: Source, at: int, most: float) -> float:
             start, here, window = at, 0, source.read(at, _WINDOW)
             if len(window) < 4:
                 break
-        frame = _mpeg_frame(window, here)
-        if frame is None:
-            following = window.find(b"\xff", here + 1)
-            step = (following if following >= 0 else len(window)) - here
-            seconds += step / _LEAST_BYTES_PER_S
-        else:
-            step, duration = frame
-            seconds += duration
-        at += step
+        found = _FRAME.search(window, here)
+        lost = (found.start() if found else max(here + 1, len(window) - 2)) - here
+        step, duration = _mpeg_frame(window[here + lost : here + lost + 3]) if found else (0, 0.0)
+        seconds += lost / _LEAST_BYTES_PER_S + duration
+        at += lost + step
     return seconds
 
 
-def _mpeg_frame(data: bytes, at: int) -> tuple[int, float] | None:
-    """Bytes and seconds of the frame that begins there; None where none does."""
-    first, second, third = data[at], data[at + 1], data[at + 2]
-    version, layer = second >> 3 & 3, 4 - (second >> 1 & 3)
-    rate_index, kbits_index = third >> 2 & 3, third >> 4
-    if first != 0xFF or second < 0xE0 or version == 1 or layer == 4 or rate_index == 3:
-        return None
-    if kbits_index in (0, 15):  # of any length
-        return None
+def _mpeg_frame(head: bytes) -> tuple[int, float]:
+    """Bytes and seconds of the frame that begins so."""
+    version, layer = head[1] >> 3 & 3, 4 - (head[1] >> 1 & 3)
     is_first = version == 3
-    rate = _RATES[rate_index] // (1 if is_first else 2 if version == 2 else 4)
-    kbits = (_KBITS_1 if is_first else _KBITS_2)[layer - 1][kbits_index]
-    padding = third >> 1 & 1
+    rate = _RATES[head[2] >> 2 & 3] // (1 if is_first else 2 if version == 2 else 4)
+    kbits = (_KBITS_1 if is_first else _KBITS_2)[layer - 1][head[2] >> 4]
+    padding = head[2] >> 1 & 1
     if layer == 1:
         samples, size = 384, (12 * kbits * 1000 // rate + padding) * 4
     else:
         samples = 576 if layer == 3 and not is_first else 1152
         size = samples // 8 * kbits * 1000 // rate + padding
-    return max(4, size), samples / rate
+    return size, samples / rate
 
 
 _READERS: tuple[tuple[bytes, Callable[[bytes, Source, float], float | None]], ...] = (

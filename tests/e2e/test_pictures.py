@@ -149,7 +149,7 @@ def test_what_unpacks_to_more_than_its_size_or_is_of_a_kind_of_its_own_is_refuse
     targa = bytes([0, 0, 2, *bytes(9)]) + struct.pack("<HHBB", 20_000, 20_000, 24, 0)
     flac = b"fLaC\x00\x00\x00\x22" + bytes(10) + (16_000 << 44 | (1 << 36) - 1).to_bytes(8, "big") + bytes(16)
     for data, told in (
-        (png(1, 1, unpacked=64 << 20), "unpacks to more"),
+        (png(1, 1, unpacked=24 << 20), "unpacks to more"),
         (targa, "neither a picture nor a sound"),
         (b"%PDF-1.7 and so on", "neither a picture nor a sound"),
         (flac, "3,600 seconds"),
