@@ -224,7 +224,7 @@ class Story(RuleBasedStateMachine):
     @rule(model=models, launcher=launchers)
     def change_their_minds(self, model: str, launcher: Launcher) -> None:
         """Everybody who wants a model leaves, and somebody comes at the very moment when its start is given up."""
-        for task, what in self.asked.items():
+        for task, what in tuple(self.asked.items()):
             if not task.done() and what.startswith(f"{launcher} asks {model} ("):
                 self.loop.do(task.cancel)
         self.late.add((model, launcher))
