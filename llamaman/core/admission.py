@@ -119,7 +119,8 @@ def decide(
     leaving = sum(view.state in _LEAVING for view in running)
     allowed = [view for view in _allowed(launcher, running, policy) if view.id not in spared]
     if leaving + len(allowed) < excess:
-        return Refuse(_refusal(launcher, policy.max_models), _inputs(running, policy.max_models))
+        blocking = [view for view in running if view not in allowed and view.state not in _LEAVING]
+        return Refuse(_refusal(launcher, blocking, policy), _inputs(running, policy.max_models))
     if leaving >= excess:
         return Wait(f"{_named(running, _LEAVING)} to leave")
     stays = {view.id: _stays(view, now) for view in allowed}
@@ -181,12 +182,20 @@ def _inputs(running: Sequence[InstanceView], limit: int) -> dict[str, Any]:
     }
 
 
-def _refusal(launcher: Launcher, limit: int) -> str:
-    if launcher == "openai":
-        return (
-            f"model limit reached (LLAMAMAN_MAX_MODELS={limit}); the OpenAI API does not evict running models"
-        )
-    return (
-        f"model limit reached (LLAMAMAN_MAX_MODELS={limit}); "
-        "admin-launched models cannot be evicted via the API"
-    )
+def _refusal(launcher: Launcher, blocking: Sequence[InstanceView], policy: Policy) -> str:
+    """The specification's words where its table refuses, else what really stands in the way."""
+    if launcher == "openai" and not policy.openai_may_evict_managed:
+        why = "the OpenAI API does not evict running models"
+    elif launcher != "admin" and _are_protected(launcher, blocking, policy):
+        why = "admin-launched models cannot be evicted via the API"
+    elif any(view.options.get("pinned") for view in blocking):
+        why = "pinned models are never evicted"
+    else:
+        why = "what is running could not be made to leave"
+    return f"model limit reached (LLAMAMAN_MAX_MODELS={policy.max_models}); {why}"
+
+
+def _are_protected(launcher: Launcher, blocking: Sequence[InstanceView], policy: Policy) -> bool:
+    """Whether any of them is kept by who launched it."""
+    may = launcher == "ollama" and policy.ollama_may_evict_admin
+    return not may and any(not view.managed for view in blocking)

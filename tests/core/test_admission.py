@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -36,6 +37,88 @@ def managed(instance_id: str, used: float, **given: Any) -> InstanceView:
 
 def by_hand(instance_id: str, used: float, **given: Any) -> InstanceView:
     return view(instance_id, last_request=used, **given)
+
+
+# --- the table of the specification ---------------------------------------------------------------------
+
+HAND, MADE = "by hand", "by a request"
+FULL = "model limit reached (LLAMAMAN_MAX_MODELS=2); "
+OLLAMA_REFUSED = FULL + "admin-launched models cannot be evicted via the API"
+OPENAI_REFUSED = FULL + "the OpenAI API does not evict running models"
+ENFORCE, OVERRIDE, OPEN = "enforce_for_admin", "ollama_may_evict_admin", "openai_may_evict_managed"
+
+
+@pytest.mark.parametrize(
+    ("launcher", "toggle", "running", "expected"),
+    [
+        # Admin UI: evicts models of requests first, least recently used first, then its own; by default it asks.
+        ("admin", None, (HAND, MADE), "asked"),
+        ("admin", ENFORCE, (HAND, MADE), 1),
+        ("admin", ENFORCE, (MADE, MADE), 0),
+        ("admin", ENFORCE, (HAND, HAND), 0),
+        ("admin", OVERRIDE, (MADE, MADE), "asked"),
+        # Ollama API: evicts models of requests, least recently used first, and others' only if a toggle allows it.
+        ("ollama", None, (MADE, MADE), 0),
+        ("ollama", None, (HAND, MADE), 1),
+        ("ollama", None, (HAND, HAND), OLLAMA_REFUSED),
+        ("ollama", ENFORCE, (HAND, HAND), OLLAMA_REFUSED),
+        ("ollama", OPEN, (HAND, HAND), OLLAMA_REFUSED),
+        ("ollama", OVERRIDE, (HAND, MADE), 1),
+        ("ollama", OVERRIDE, (HAND, HAND), 0),
+        # OpenAI API: evicts nobody, whatever the specification's toggles say.
+        ("openai", None, (MADE, MADE), OPENAI_REFUSED),
+        ("openai", None, (HAND, MADE), OPENAI_REFUSED),
+        ("openai", ENFORCE, (MADE, MADE), OPENAI_REFUSED),
+        ("openai", OVERRIDE, (MADE, MADE), OPENAI_REFUSED),
+        # Our own toggle closes the gap for clients that speak nothing else.
+        ("openai", OPEN, (MADE, MADE), 0),
+        ("openai", OPEN, (HAND, MADE), 1),
+        ("openai", OPEN, (HAND, HAND), OLLAMA_REFUSED),
+    ],
+)
+def test_who_evicts_whom(
+    launcher: Launcher, toggle: str | None, running: tuple[str, ...], expected: int | str
+) -> None:
+    """Two models may run, and two do; the first was used before the second. ``expected``: who leaves, or the text."""
+    policy = Policy(max_models=2, **({toggle: True} if toggle else {}))
+    views = [view(str(n), managed=who == MADE, last_request=n + 1) for n, who in enumerate(running)]
+    decision = decide(launcher, views, policy, now=1e9)
+    if isinstance(expected, int):
+        assert decision == Admit((str(expected),))
+    elif expected == "asked":
+        assert isinstance(decision, Confirm)
+    else:
+        assert decision == Refuse(expected)
+    assert decide(launcher, views, Policy(3, **({toggle: True} if toggle else {}))) == Admit(), (
+        "below the limit"
+    )
+    assert decide(launcher, views, Policy(0)) == Admit(), "0 disables eviction"
+
+
+def test_a_refusal_that_is_not_of_the_table_says_what_stands_in_the_way() -> None:
+    pinned = managed("a", 1, options={"pinned": True})
+    hand = by_hand("b", 2, options={"pinned": True})
+    for launcher, policy in (
+        ("ollama", Policy(1)),
+        ("openai", Policy(1, openai_may_evict_managed=True)),
+        ("admin", Policy(1, enforce_for_admin=True)),
+    ):
+        assert decide(launcher, [pinned], policy) == Refuse(  # type: ignore[arg-type] # the literals above are launchers
+            "model limit reached (LLAMAMAN_MAX_MODELS=1); pinned models are never evicted"
+        )
+    assert decide("ollama", [hand], Policy(1, ollama_may_evict_admin=True)) == Refuse(
+        "model limit reached (LLAMAMAN_MAX_MODELS=1); pinned models are never evicted"
+    )
+    assert decide("ollama", [managed("a", 1)], Policy(1), spared={"a"}) == Refuse(
+        "model limit reached (LLAMAMAN_MAX_MODELS=1); what is running could not be made to leave"
+    )
+
+
+def test_the_least_recently_used_is_the_one_whose_last_request_ended_first() -> None:
+    began_first = managed("long", 10)
+    began_last = managed("short", 20)
+    views = [replace(began_first, last_release=50.0), replace(began_last, last_release=21.0)]
+    assert decide("ollama", views, Policy(max_models=2)) == Admit(("short",))
 
 
 # --- the limit ------------------------------------------------------------------------------------------
