@@ -409,6 +409,7 @@ def _instance_parts(kernel: Kernel, doors: InstanceDoors) -> Parts:
         may_enlarge=lambda: bool(settings.get("restart_for_larger_context")),
         diagnose=diagnose,
         discard_log=logfiles.remove,
+        frozen_after_s=lambda: float(settings.get("instances.frozen_after_s")),
     )
 
 

@@ -23,8 +23,13 @@ _BY_SIGNAL = 128
 class Guest(Protocol):
     """A request that an engine works on."""
 
+    @property
+    def progress(self) -> object:
+        """Another value whenever the engine has said something more of it; its pings say nothing."""
+
     def blamed(self, instance: Instance) -> bool:
-        """It was alone in the engine when that crashed. Whether somebody answers for it, so that the model need not."""
+        """It was alone in the engine when that crashed or froze. Whether somebody answers for it, so that the model
+        need not."""
 
 
 def is_crash(exit_: Exit) -> bool:
@@ -36,10 +41,15 @@ def is_crash(exit_: Exit) -> bool:
 
 
 def culprit(exit_: Exit, inside: Sequence[Guest]) -> Guest | None:
-    """The one request that ended an engine; None when there was none, or when it cannot be told.
+    """The one request that ended an engine; None when there was none, or when it cannot be told."""
+    return alone(inside) if is_crash(exit_) else None
+
+
+def alone(inside: Sequence[Guest]) -> Guest | None:
+    """The one request that an engine works on; None when there is none, or more.
 
     :param inside: a request may be there more than once.
     """
-    if not inside or not is_crash(exit_) or any(guest is not inside[0] for guest in inside):
+    if not inside or any(guest is not inside[0] for guest in inside):
         return None
     return inside[0]

@@ -10,7 +10,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 
-from llamaman.core import memory_guard
+from llamaman.core import frozen, memory_guard
 from llamaman.core import messages as m
 from llamaman.core.instance import Instance
 from llamaman.core.notes import Notes
@@ -157,6 +157,10 @@ class Errands:
                 return
             await asyncio.sleep(WEDGE_PAUSE_S)
         self._post(m.Wedged(generation))
+
+    async def watch(self, generation: int) -> None:
+        """Whether its loop goes on, for as long as it runs."""
+        await frozen.watch(self._instance, generation, self._s.frozen_after_s, self._s.inspect, self._post)
 
     def _is(self, generation: int, state: State) -> bool:
         return self._instance.generation == generation and self._instance.state is state

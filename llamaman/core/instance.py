@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from llamaman.core.crash import Guest
 from llamaman.core.engine_client import EngineClient
+from llamaman.core.messages import Frozen
 from llamaman.records import REST_STATUS, UNKNOWN, Address, EngineFacts, Exit, Handle, InstanceView, State
 
 Desired = Literal["running", "sleeping", "stopped"]
@@ -35,6 +36,7 @@ class Instance:
     :ivar unsettled: its record was read while its runtime was lost: nobody knows whether its engine runs.
     :ivar inside: what its engine works on; a request that was abandoned stays for a moment longer.
     :ivar excused: whether somebody else answers for its last crash.
+    :ivar frozen: why its last run was ended, where that was because it was frozen; None from the next ready on.
     """
 
     id: str
@@ -89,6 +91,7 @@ class Instance:
     uses_gpu: bool | None = None
     inside: list[Guest] = field(default_factory=list)
     excused: bool = False
+    frozen: Frozen | None = None
 
     @property
     def expires(self) -> float | None:

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+from llamaman.core.crash import Guest
 from llamaman.errors import LlamaManError
 from llamaman.records import EngineFacts, Exit, Handle, LaunchPlan
 
@@ -161,6 +162,18 @@ class Wedged:
     generation: int
 
 
+@dataclass(frozen=True, slots=True)
+class Frozen:
+    """Its loop gets no further, although its process lives and ``/health`` may answer.
+
+    :ivar silent_s: for how long nothing was heard. :ivar suspects: what it worked on when that began.
+    """
+
+    generation: int
+    silent_s: float
+    suspects: tuple[Guest, ...]
+
+
 Message = (
     Want
     | Fetching
@@ -179,6 +192,7 @@ Message = (
     | Retry
     | Suspect
     | Wedged
+    | Frozen
 )
 
 

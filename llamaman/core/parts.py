@@ -45,6 +45,8 @@ class Parts:
     may_enlarge: Callable[[], bool]  # whether a request for more context may restart an idle model
     diagnose: Callable[[Instance, Exit], str]
     discard_log: Callable[[Path], None]
+    #: How long an engine's loop may say nothing; 0: for ever.
+    frozen_after_s: Callable[[], float] = lambda: 0.0
 
     def log_path(self, instance_id: str) -> Path:
         """Where the engine of an instance writes what it says."""

@@ -43,3 +43,4 @@ class Services:
     breaker: Breaker
     load_timeout_s: float
     health_timeout_s: float
+    frozen_after_s: Callable[[], float] = lambda: 0.0  # how long its loop may say nothing; 0: for ever

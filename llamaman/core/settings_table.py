@@ -93,6 +93,17 @@ CORE_SETTINGS: tuple[Setting, ...] = (
         "Instances serve llama.cpp's own web page on their ports, from their next start on.",
     ),
     Setting(
+        "instances.frozen_after_s",
+        "float",
+        120,
+        "Seconds after which an engine that is working on a request, and of which nothing is seen or heard, is ended "
+        "and started again: no token, no progress, no answer from its loop (`/slots`), no line in its log, no read "
+        "from disk and no two threads at work. 0 = never. One batch of a prompt has to fit into it where it is worked "
+        "on by a single thread: 128 tokens on a processor.",
+        minimum=0,
+        maximum=86_400,
+    ),
+    Setting(
         "images.allowed",
         "list",
         ("ghcr.io/ggml-org/llama.cpp:*",),

@@ -55,6 +55,7 @@ class Supervisor:
         self._inbox: asyncio.Queue[tuple[m.Message, asyncio.Future[None] | None]] = asyncio.Queue()
         self._tasks: set[asyncio.Task[Any]] = set()
         self._readiness: asyncio.Task[None] | None = None
+        self._watch: asyncio.Task[None] | None = None
         self._unwatch: Callable[[], None] | None = None
         self._stop: m.Stop | None = None
         self._stop_waiters: list[asyncio.Future[bool]] = []
@@ -178,6 +179,8 @@ class Supervisor:
                 self._on_suspect()
             case m.Wedged():
                 self._on_wedged()
+            case m.Frozen():
+                self._on_frozen(message)
 
     # --- starting ------------------------------------------------------------------------------------
 
@@ -313,12 +316,14 @@ class Supervisor:
         instance.ready_at = time.time()
         instance.last_release = time.monotonic()
         instance.failures = 0
+        instance.frozen = None
         if instance.started and not self._adopted:
             instance.load_seconds = round(instance.ready_at - instance.started, 3)
         self._s.breaker.success(instance.config_hash)
         self._set(State.READY, "ready", instance.actor)
         self._background(self._notes.will())
         self._arm_idle()
+        self._watch = self._background(self._errands.watch(instance.generation))
 
     def _on_not_ready(self, news: m.NotReady) -> None:
         if self.instance.state is not State.STARTING or self._stop:
@@ -544,6 +549,9 @@ class Supervisor:
         if self._readiness:
             self._readiness.cancel()
             self._readiness = None
+        if self._watch:
+            self._watch.cancel()
+            self._watch = None
         client, self.instance.client = self.instance.client, None
         if client:
             client.abort()
@@ -598,10 +606,24 @@ class Supervisor:
 
     def _on_wedged(self) -> None:
         if self.instance.state is State.READY and not self._lost:
-            self._want = m.Want("supervisor", "restarting a wedged engine")
-            self._end_process(
-                m.Stop("sleeping", "watchdog", "the engine no longer answers", 0, grace_s=m.SHORT_GRACE_S)
-            )
+            self._replace("the engine no longer answers", "restarting a wedged engine")
+
+    def _on_frozen(self, news: m.Frozen) -> None:
+        instance = self.instance
+        if instance.state is not State.READY or self._lost:
+            return
+        instance.frozen = news
+        if guilty := crash.alone(news.suspects):
+            guilty.blamed(instance)
+        self._replace(
+            f"frozen: the engine got no further for {news.silent_s:g} s (instances.frozen_after_s)",
+            "restarting a frozen engine",
+        )
+
+    def _replace(self, reason: str, want: str) -> None:
+        """End what does not work any more, and start it again; those who queue wait for that."""
+        self._want = m.Want("supervisor", want)
+        self._end_process(m.Stop("sleeping", "watchdog", reason, 0, grace_s=m.SHORT_GRACE_S))
 
     # --- small things --------------------------------------------------------------------------------
 

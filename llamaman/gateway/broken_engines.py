@@ -1,7 +1,7 @@
-"""What a broken connection to an engine means, and who answers for an engine that crashed.
+"""What a broken connection to an engine means, and who answers for an engine that crashed or froze.
 
 Read by the pipeline: whether a request may be sent once more, what its client is told otherwise, and which requests
-are not sent again because an engine crashed under them.
+are not sent again because an engine crashed or froze under them.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class BrokenEngines:
     """See the module's docstring.
 
     :param timeout_s: seconds of silence after which an engine has failed (REQUEST_TIMEOUT).
-    :param blamed: told of a request that was alone in an engine when that crashed.
+    :param blamed: told of a request that was alone in an engine when that crashed or froze.
     """
 
     def __init__(self, registry: Registry, timeout_s: float, blamed: Blamed) -> None:
@@ -58,6 +58,12 @@ class BrokenEngines:
             self._registry.suspect(grant.instance)
             return UpstreamTimeout(f"the engine was silent for {self._timeout_s:g} s (REQUEST_TIMEOUT)")
         instance = grant.instance
+        if (frozen := instance.frozen) and frozen.generation == grant.generation:
+            if exchange in frozen.suspects or exchange.wrote_content:
+                return EngineDied(
+                    f"the engine was frozen for {frozen.silent_s:g} s and was ended", retry_after=5
+                )
+            return None  # it came in when nothing went on any more
         if await self._outlived(grant):
             instance.failures += 1
             if instance.failures >= _SUSPICIOUS_FAILURES:
@@ -101,7 +107,7 @@ class BrokenEngines:
         self._poison.check_key(identity.key_id, time.monotonic())
 
     async def check_body(self, path: str, raw: bytes) -> None:
-        """:raises CrashingRequest: an engine crashed under this very request."""
+        """:raises CrashingRequest: an engine crashed or froze under this very request."""
         if raw and self._poison.knows_bodies(time.monotonic()):
             known_by = (
                 digest(path, raw) if len(raw) <= ON_LOOP else await asyncio.to_thread(digest, path, raw)
@@ -109,7 +115,7 @@ class BrokenEngines:
             self._poison.check_body(known_by, time.monotonic())
 
     def blame(self, exchange: Exchange, instance: Instance) -> bool:
-        """An engine crashed that worked on nothing else. Whether a key answers for it."""
+        """An engine crashed or froze that worked on nothing else. Whether a key answers for it."""
         intent, key_id = exchange.intent, exchange.identity.key_id
         now = time.monotonic()
         if intent and intent.request and (raw := intent.request.raw):

@@ -10,9 +10,11 @@ from llamaman.core.instance import Instance
 from llamaman.gateway.exchange import Exchange
 
 KIND = "crashed_by_request"
+KIND_FROZEN = "frozen_by_request"
 ACTION = "engine.crashed"
+ACTION_FROZEN = "engine.frozen"
 
-#: Told who was alone in an instance's engine when that crashed.
+#: Told who was alone in an instance's engine when that crashed or froze.
 Blamed = Callable[[Exchange, Instance], None]
 
 
@@ -33,10 +35,13 @@ def recorder(events: Events, audit: Audit) -> Blamed:
             "key_id": who.key_id,
             "path": exchange.path,
         }
-        reason = "the engine crashed while it worked on this request alone"
-        events.publish("instances", KIND, facts, actor=who.actor, reason=reason)
+        froze = instance.frozen is not None
+        how = "froze" if froze else "crashed"
+        reason = f"the engine {how} while it worked on this request alone"
+        kind = KIND_FROZEN if froze else KIND
+        events.publish("instances", kind, facts, actor=who.actor, reason=reason)
         audit.record(
-            ACTION,
+            ACTION_FROZEN if froze else ACTION,
             actor=who.actor,
             address=exchange.request.address,
             object=instance.model,

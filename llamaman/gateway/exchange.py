@@ -203,6 +203,11 @@ class Exchange:
         return self.wrote_content or bool(self._held)
 
     @property
+    def progress(self) -> int:
+        """What the engine has said of it so far, in events; without its pings and its steps through the prompt."""
+        return self.meter.events
+
+    @property
     def outcome(self) -> Literal["complete", "cancelled", "error"]:
         """How it ended, once it has: ``cancelled`` when its client left before the whole answer was sent."""
         if self.request.is_gone and not self.request.answered:
@@ -216,7 +221,7 @@ class Exchange:
             self.task.cancel()
 
     def blamed(self, instance: Instance) -> bool:
-        """An engine crashed that worked on nothing else. Whether somebody answers for it."""
+        """An engine crashed or froze that worked on nothing else. Whether somebody answers for it."""
         return self.on_blame is not None and self.on_blame(self, instance)
 
     def client_left(self) -> None:

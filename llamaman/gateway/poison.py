@@ -1,4 +1,4 @@
-"""Requests under which an engine crashed, and the keys that sent them. Pure: every method is told the time.
+"""Requests under which an engine crashed or froze, and the keys that sent them. Pure: every method is told the time.
 
 Asked and told by the pipeline, on the event loop. A body is kept as a digest, never as text; both tables are bounded.
 A caller without a key is not counted: an address may be shared by many, so then the model's circuit breaker counts
@@ -40,16 +40,16 @@ class Poison:
         return bool(bodies)
 
     def check_body(self, digest: bytes, now: float) -> None:
-        """:raises CrashingRequest: an engine crashed under it."""
+        """:raises CrashingRequest: an engine crashed or froze under it."""
         until = self._bodies.get(digest, now)
         if until > now:
             raise CrashingRequest(
-                "an engine crashed while it worked on this very request; it is not tried again for "
+                "an engine crashed or froze while it worked on this very request; it is not tried again for "
                 f"{math.ceil(until - now)} s"
             )
 
     def check_key(self, key_id: str | None, now: float) -> None:
-        """:raises TooManyRequests: too many engines crashed under its requests."""
+        """:raises TooManyRequests: too many engines crashed or froze under its requests."""
         crashes = self._crashes.get(key_id) if key_id and self._crashes else None
         if crashes is None:
             return
@@ -61,13 +61,13 @@ class Poison:
         elif len(crashes) >= CRASHES_PER_KEY:
             wait = math.ceil(crashes[-CRASHES_PER_KEY] + CRASHES_WINDOW_S - now)
             raise TooManyRequests(
-                f"{CRASHES_PER_KEY} engines crashed within {CRASHES_WINDOW_S // 60} min under requests of this "
-                "key; find out what it sends",
+                f"{CRASHES_PER_KEY} engines crashed or froze within {CRASHES_WINDOW_S // 60} min under requests of "
+                "this key; find out what it sends",
                 retry_after=max(1, wait),
             )
 
     def add_body(self, digest: bytes, now: float) -> None:
-        """An engine crashed while it worked on this alone."""
+        """An engine crashed or froze while it worked on this alone."""
         self._bodies.pop(digest, None)
         self._bodies[digest] = now + CRASH_BODY_S
         if len(self._bodies) > _MOST:

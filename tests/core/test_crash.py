@@ -24,6 +24,7 @@ class SomeGuest:
     def __init__(self, *, answers: bool = True) -> None:
         self.answers = answers
         self.blames = 0
+        self.progress = 0
 
     def blamed(self, instance: Instance) -> bool:
         self.blames += 1
