@@ -26,7 +26,7 @@ from .test_media_places import SHAPES, URL, user
 pytestmark = pytest.mark.parametrize("run", ["uvloop"], indirect=True)  # nothing here depends on the loop
 
 Run = Callable[[Coroutine[Any, Any, Any]], Any]
-PNG = b"\x89PNG\r\n\x1a\n" + b"pixels"
+PNG = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR\0\0\0\1\0\0\0\1\x08\0\0\0\0 and so on"
 TEXT = b64encode(PNG).decode()
 
 
