@@ -16,7 +16,8 @@ from typing import Any, Literal
 
 from llamaman.records import UNKNOWN, InstanceView, State
 
-Launcher = Literal["admin", "ollama", "openai"]
+#: ``preload`` is the list of models that are loaded at the start; it has no right to evict anything.
+Launcher = Literal["admin", "ollama", "openai", "preload"]
 
 #: Seconds that a model in use may stay at least, and at most, before it has to make room.
 SHORTEST_STAY_S = 1.0
@@ -144,7 +145,7 @@ def _allowed(launcher: Launcher, running: Sequence[InstanceView], policy: Policy
         return managed + by_hand
     if launcher == "ollama":
         return managed + (by_hand if policy.ollama_may_evict_admin else [])
-    return managed if policy.openai_may_evict_managed else []
+    return managed if launcher == "openai" and policy.openai_may_evict_managed else []
 
 
 def _stays(view: InstanceView, now: float | None) -> float:
@@ -184,7 +185,9 @@ def _inputs(running: Sequence[InstanceView], limit: int) -> dict[str, Any]:
 
 def _refusal(launcher: Launcher, blocking: Sequence[InstanceView], policy: Policy) -> str:
     """The specification's words where its table refuses, else what really stands in the way."""
-    if launcher == "openai" and not policy.openai_may_evict_managed:
+    if launcher == "preload":
+        why = "what is preloaded evicts nothing"
+    elif launcher == "openai" and not policy.openai_may_evict_managed:
         why = "the OpenAI API does not evict running models"
     elif launcher != "admin" and _are_protected(launcher, blocking, policy):
         why = "admin-launched models cannot be evicted via the API"

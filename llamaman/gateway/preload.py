@@ -20,7 +20,7 @@ async def preload(names: Iterable[str], library: Library, pools: Pools) -> None:
     for name in names:
         try:
             model = library.find(name)
-            wish = Wish(model, weight=0, embedding=model.embedding)
+            wish = Wish(model, weight=0, launcher="preload", embedding=model.embedding)
             pool = pools.of(model.path)
             grant = pool.try_now(wish) or await pool.wait(wish)
         except LlamaManError as error:

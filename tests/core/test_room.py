@@ -6,16 +6,19 @@ import asyncio
 import itertools
 from collections.abc import Callable, Coroutine
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
 from llamaman.core import admission
 from llamaman.core.admission import Policy
 from llamaman.core.demand import Demand
+from llamaman.core.library_contract import Library
 from llamaman.core.room import Unwanted
 from llamaman.errors import LlamaManError, ModelUnavailable
 from llamaman.gateway.grant import Grant
+from llamaman.gateway.preload import preload
 from llamaman.records import State
 
 from .fake_runtime import World, outcome
@@ -261,6 +264,19 @@ def test_an_embedding_model_waits_for_nobody(world: World) -> None:
         (await waiting).release()
 
     world.drain_timeout_s = 5
+    play(world, story)
+
+
+@pytest.mark.parametrize("may", [False, True])
+def test_no_model_that_is_loaded_at_the_start_makes_another_one_leave(world: World, may: bool) -> None:
+    async def story(world: World) -> None:
+        world.policy = Policy(max_models=1, openai_may_evict_managed=may, ollama_may_evict_admin=may)
+        library = cast(Library, SimpleNamespace(find=world.models.__getitem__))
+        await preload(["alpha", "beta"], library, world.pools)
+        assert running(world) == {"alpha"}
+        (event,) = world.events.since("admission", 0)
+        assert event.reason == "model limit reached (LLAMAMAN_MAX_MODELS=1); what is preloaded evicts nothing"
+
     play(world, story)
 
 
