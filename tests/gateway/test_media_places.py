@@ -13,11 +13,11 @@ from llamaman.core.safe_fetch import Fetched
 from llamaman.errors import InvalidRequest
 from llamaman.gateway import media_places
 from llamaman.gateway.media import media_type
-from llamaman.gateway.media_places import find, is_remote, may_name
+from llamaman.gateway.media_places import find, find_inline, is_inline, is_remote, may_name
 
 URL = "http://127.0.0.1/x.png"
 PNG = b"\x89PNG\r\n\x1a\n"
-DATA = "data:image/png;base64,aGk="
+DATA = "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAAAAAAAAAAA"  # of one pixel
 
 
 def user(*parts: object) -> dict[str, Any]:
@@ -199,6 +199,58 @@ def test_every_client_apis_shape_is_found(shape: str) -> None:
     else:
         assert place.holder[place.key] == URL
     assert may_name(json.dumps(body).encode())
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_a_medium_itself_is_found_where_its_url_would_be(shape: str) -> None:
+    body, path, form = json.loads(json.dumps(SHAPES[shape]).replace(URL, DATA))
+    found = {place.path: place for place in find_inline(body)}
+    if form == "source":  # Anthropic's clients have another member for it
+        path += ".url"
+        holder = find_source(body)
+        holder |= {"type": "base64", "data": holder.pop("url")}
+        path = path.removesuffix("url") + "data"
+        found = {place.path: place for place in find_inline(body)}
+    place = found[path]
+    assert place.text == DATA
+    assert place.holder[place.key] == DATA
+    assert find(body) == []
+
+
+def find_source(value: Any) -> dict[str, Any]:
+    """The object under the innermost ``source``."""
+    inner = value if isinstance(value, list) else list(value.values()) if isinstance(value, dict) else []
+    below = [source for each in inner if (source := find_source(each))]
+    own = value.get("source") if isinstance(value, dict) else None
+    return below[0] if below else own if isinstance(own, dict) and "url" in own else {}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"messages": [{"role": "user", "content": "aGk="}], "prompt": DATA, "input": [DATA], "model": "m"},
+        user(
+            {"type": "text", "text": DATA}, {"type": "document", "source": {"type": "text", "data": "aGk="}}
+        ),
+        {"messages": [], "tools": [{"function": {"parameters": {"default": {"image_url": {"url": DATA}}}}}]},
+        user({"type": "image_url", "image_url": {"url": URL, "detail": "low"}}),
+        user({"type": "image_url", "image_url": {"url": ""}}),
+        {
+            "messages": [
+                {"role": "assistant", "tool_calls": [{"function": {"arguments": {"images": ["aGk="]}}}]}
+            ]
+        },
+    ],
+)
+def test_words_are_no_media(body: dict[str, Any]) -> None:
+    assert find_inline(body) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "inline"), [(DATA, True), ("aGk=", True), ("x y", True), (URL, False), ("", False)]
+)
+def test_a_medium_is_here_or_elsewhere(text: str, inline: bool) -> None:
+    assert is_inline(text) is inline
 
 
 def test_a_dialect_may_read_names_in_any_case() -> None:
