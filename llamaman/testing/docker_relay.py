@@ -6,17 +6,16 @@ that need the moment of a call. Bytes pass unchanged in both directions, so a da
 
 from __future__ import annotations
 
-import contextlib
 import re
-import socket
 import tempfile
-import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-_REQUEST = re.compile(rb"(GET|HEAD|POST|PUT|DELETE) (?:/v[0-9.]+)?(/[^ ?]*)(?:\?[^ ]*)? HTTP/1\.1\r\n")
+from llamaman.testing.relay import Relay
+
+_VERSION = re.compile(r"^/v[0-9.]+(?=/)")
 _ID = re.compile(
     r"(?<=/containers/)(?!create|json)[^/]+|(?<=/networks/)(?!create)[^/]+|(?<=/images/)(?!create|json).+?(?=/json$|$)"
 )
@@ -43,9 +42,7 @@ class DockerRelay:
         self._upstream = docker_host.removeprefix("unix://")
         self._folder = Path(tempfile.mkdtemp(prefix="llamaman-relay-"))
         self._path = self._folder / "docker.sock"
-        self._listener = socket.socket(socket.AF_UNIX)
-        self._open: set[socket.socket] = set()
-        self._lock = threading.Lock()
+        self._relay: Relay | None = None
         self.calls: list[Call] = []
 
     @property
@@ -54,62 +51,17 @@ class DockerRelay:
         return f"unix://{self._path}"
 
     def __enter__(self) -> DockerRelay:
-        self._listener.bind(str(self._path))
-        self._listener.listen(64)
-        threading.Thread(target=self._accept, name="docker-relay", daemon=True).start()
+        self._relay = Relay(self._upstream, self._path, on_request=self._note)
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        self.cut()
+        if self._relay is not None:
+            self._relay.cut()
         self._path.unlink(missing_ok=True)
         self._folder.rmdir()
 
-    def cut(self) -> None:
-        """Break every connection that is open now."""
-        with self._lock:
-            broken, self._open = self._open, set()
-        for each in broken:
-            with contextlib.suppress(OSError):
-                each.shutdown(socket.SHUT_RDWR)
-
-    def shapes(self) -> set[str]:
-        """Every kind of call that was made."""
-        return {call.shape for call in self.calls}
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            daemon = socket.socket(socket.AF_UNIX)
-            try:
-                daemon.connect(self._upstream)
-            except OSError:
-                client.close()
-                continue
-            with self._lock:
-                self._open |= {client, daemon}
-            for source, target, record in ((client, daemon, True), (daemon, client, False)):
-                threading.Thread(target=self._pump, args=(source, target, record), daemon=True).start()
-
-    def _pump(self, source: socket.socket, target: socket.socket, record: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(65536):
-                if record and (found := _REQUEST.match(data)):
-                    self.calls.append(Call(found[1].decode(), found[2].decode(), time.perf_counter()))
-                target.sendall(data)
-        # Each side is shut when its source has ended; the second one to end closes both for good.
-        with contextlib.suppress(OSError):
-            target.shutdown(socket.SHUT_WR)
-        with self._lock:
-            self._open.discard(source)
-            last = target not in self._open
-        if last:
-            source.close()
-            target.close()
+    def _note(self, method: str, path: str) -> None:
+        plain = _VERSION.sub("", path.partition("?")[0])
+        self.calls.append(Call(method, plain, time.perf_counter()))

@@ -1,4 +1,4 @@
-"""A real registry, relays that slow, record and cut connections, and images that no other test knows.
+"""A real registry, and images that no other test knows.
 
 For tests of pulls. dockerd takes registries on 127.0.0.0/8 without TLS, so that nothing has to be configured.
 """
@@ -7,13 +7,11 @@ from __future__ import annotations
 
 import contextlib
 import io
-import re
 import secrets
 import shutil
 import socket
 import subprocess
 import tarfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +21,6 @@ from typing import Any
 from llamaman.testing.processes import free_ports
 
 REGISTRY = shutil.which("docker-registry")
-_REQUEST = re.compile(rb"^(GET|HEAD|POST|PUT|PATCH|DELETE) (\S+) HTTP/1\.[01]\r\n", re.MULTILINE)
 
 
 def until(holds: Callable[[], Any], what: str, timeout_s: float = 60.0) -> Any:
@@ -73,104 +70,6 @@ def _answers(port: int) -> bool:
     with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
         return True
     return False
-
-
-@dataclass
-class Relay:
-    """Passes bytes on from where it listens to ``upstream``; both TCP addresses or paths of unix sockets.
-
-    Without an ``upstream`` it takes every connection and never answers.
-
-    :ivar rate: bytes per second towards the client, None for as fast as it goes.
-    :ivar requests: method and path of what came, such as ``("GET", "/v2/")``.
-    """
-
-    upstream: tuple[str, int] | str | None
-    path: Path | None = None
-    rate: float | None = None
-    requests: list[tuple[str, str]] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
-        self._port = 0
-        self.open()
-
-    @property
-    def address(self) -> str:
-        """``host:port``, or a URL for DOCKER_HOST."""
-        return f"unix://{self.path}" if self.path else f"127.0.0.1:{self._port}"
-
-    def open(self) -> None:
-        """Listen (again, after a cut)."""
-        if self.path:
-            self.path.unlink(missing_ok=True)
-            self._listener = socket.socket(socket.AF_UNIX)
-            self._listener.bind(str(self.path))
-        else:
-            self._listener = socket.create_server(("127.0.0.1", self._port))
-            self._port = self._listener.getsockname()[1]
-        self._listener.listen(64)
-        threading.Thread(target=self._accept, args=(self._listener,), daemon=True).start()
-
-    def cut(self) -> None:
-        """Break every connection and refuse new ones."""
-        with contextlib.suppress(OSError):  # ends the accept; not connected, as Linux says
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        with self._lock:
-            found, self._open = self._open, set()
-        for connection in found:
-            with contextlib.suppress(OSError):
-                connection.shutdown(socket.SHUT_RDWR)
-
-    def count(self, method: str, pattern: str) -> int:
-        """How many requests of this kind came."""
-        return sum(1 for said, path in list(self.requests) if said == method and re.search(pattern, path))
-
-    def _accept(self, listener: socket.socket) -> None:
-        while True:
-            try:
-                client, _ = listener.accept()
-            except OSError:
-                return
-            if self.upstream is None:
-                with self._lock:
-                    self._open.add(client)
-                continue
-            try:
-                other = _connect(self.upstream)
-            except OSError:
-                client.close()
-                continue
-            with self._lock:
-                self._open |= {client, other}
-            threading.Thread(target=self._pass, args=(client, other, False), daemon=True).start()
-            threading.Thread(target=self._pass, args=(other, client, True), daemon=True).start()
-
-    def _pass(self, source: socket.socket, target: socket.socket, is_answer: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(16 << 10):
-                if not is_answer:
-                    self.requests += [(m.decode(), p.decode()) for m, p in _REQUEST.findall(data)]
-                elif self.rate:
-                    time.sleep(len(data) / self.rate)
-                target.sendall(data)
-        for end in (source, target):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-
-def _connect(upstream: tuple[str, int] | str) -> socket.socket:
-    if isinstance(upstream, str):
-        connection = socket.socket(socket.AF_UNIX)
-        try:
-            connection.connect(upstream)
-        except OSError:
-            connection.close()
-            raise
-        return connection
-    return socket.create_connection(upstream)
 
 
 @dataclass

@@ -11,7 +11,7 @@ import pytest
 
 from llamaman.runtimes.docker import labels
 from llamaman.testing.docker_manager import DockerManager
-from llamaman.testing.image_lab import Relay
+from llamaman.testing.relay import Relay
 
 from .conftest import NewDockerManager
 

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from llamaman.testing.docker_manager import DockerManager
-from llamaman.testing.image_lab import REGISTRY, Lab, Relay, registry
+from llamaman.testing.image_lab import REGISTRY, Lab, registry
+from llamaman.testing.relay import Relay
 from llamaman.testing.wire import Answer
 
 from .conftest import NewDockerManager

@@ -20,7 +20,8 @@ from llamaman.runtimes.docker.labels import MANAGED
 from llamaman.runtimes.docker.pull_errors import cannot_be_had
 from llamaman.runtimes.docker.pulls import AT_ONCE
 from llamaman.runtimes.engines import Probe
-from llamaman.testing.image_lab import REGISTRY, Lab, Relay, free_port, registry, until
+from llamaman.testing.image_lab import REGISTRY, Lab, free_port, registry, until
+from llamaman.testing.relay import Relay
 
 pytestmark = pytest.mark.real("docker")
 
