@@ -1,6 +1,6 @@
 """The set of client connections: who may come in, who must go, and the one clock that watches all of them.
 
-Read by: `protocol.py` (each connection registers here) and `listeners.py` (close, shutdown). One sweep a few
+Read by: `wire.py` (each connection registers here) and `listeners.py` (close, shutdown). One sweep a few
 times a second replaces a timer per connection and request: those would cost more than what they guard.
 """
 
@@ -16,7 +16,7 @@ from llamaman.gateway.answers import date_and_server
 from llamaman.gateway.limits import BodyBudget, Limits
 
 if TYPE_CHECKING:
-    from llamaman.gateway.protocol import Connection
+    from llamaman.gateway.wire import Wire
 
 AsgiApp = Callable[
     [dict[str, Any], Callable[[], Awaitable[Any]], Callable[[Any], Awaitable[None]]], Awaitable[None]
@@ -53,15 +53,15 @@ class Connections:
         self.limits = limits
         self.budget = budget
         self.date_line = date_and_server()
-        self.members: set[Connection] = set()
+        self.members: set[Wire] = set()
         self.tasks: set[asyncio.Task[None]] = set()
         self._groups: dict[str, int] = {}
-        self._refused: set[Connection] = set()
+        self._refused: set[Wire] = set()
         shortest = min(limits.head_s, limits.keepalive_s, limits.write_stall_s, limits.discard_s)
         self._sweep_s = min(0.5, max(0.02, shortest / 4))
         self._sweep_handle: asyncio.TimerHandle | None = None
 
-    def admit(self, connection: Connection) -> str | None:
+    def admit(self, connection: Wire) -> str | None:
         """Count a new connection in, shedding the oldest idle one when full; the reason if refused."""
         if self._sweep_handle is None:
             self.date_line = date_and_server()
@@ -85,14 +85,14 @@ class Connections:
             self._groups[group] = self._groups.get(group, 0) + 1
         return None
 
-    def admit_refused(self, connection: Connection) -> bool:
+    def admit_refused(self, connection: Wire) -> bool:
         """Whether a refused connection may stay for the moment that its short answer needs."""
         if len(self._refused) >= _REFUSED_AT_ONCE:
             return False
         self._refused.add(connection)
         return True
 
-    def remove(self, connection: Connection) -> None:
+    def remove(self, connection: Wire) -> None:
         """Count a connection out; harmless when it was never in, or is out already."""
         if connection not in self.members:
             self._refused.discard(connection)
@@ -101,7 +101,7 @@ class Connections:
         if connection.group is not None:
             self._count_out(connection.group)
 
-    def vouch(self, connection: Connection) -> None:
+    def vouch(self, connection: Wire) -> None:
         """Whoever came with a valid key does not count against the address any more, only in all."""
         group, connection.group = connection.group, None
         if group is not None and connection in self.members:

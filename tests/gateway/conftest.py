@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 import uvloop
 
+from llamaman.gateway.connections import AsgiApp
+from llamaman.gateway.limits import BodyBudget, Limits, Surface
 from llamaman.gateway.listeners import Listeners
-from llamaman.gateway.protocol import AsgiApp, BodyBudget, Limits, Surface
 
 PROXY = Surface("proxy")
 

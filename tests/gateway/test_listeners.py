@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from llamaman.gateway.connections import address_group
+from llamaman.gateway.limits import BodyBudget, Limits, Surface
 from llamaman.gateway.listeners import Listeners, PortTaken
-from llamaman.gateway.protocol import BodyBudget, Limits, Surface
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 MANAGE = Surface("manage")
@@ -279,7 +279,7 @@ def test_one_address_gets_its_share_and_loopback_is_exempt(run: Any, monkeypatch
         for pair in many:
             assert await get(*pair) == b"manage None None False"
         # Clients of this test can only come from loopback, so it is taken for a foreign network here.
-        monkeypatch.setattr("llamaman.gateway.protocol.address_group", lambda host: "198.51.100.7")
+        monkeypatch.setattr("llamaman.gateway.wire.address_group", lambda host: "198.51.100.7")
         first = await asyncio.open_connection(*address)
         await get(*first)
         second = await asyncio.open_connection(*address)

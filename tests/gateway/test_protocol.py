@@ -10,7 +10,8 @@ from typing import Any
 
 import pytest
 
-from llamaman.gateway.protocol import BodyTooLarge, BodyTooSlow, BufferFull, ClientGone, Request
+from llamaman.gateway.limits import BodyTooLarge, BodyTooSlow, BufferFull, ClientGone
+from llamaman.gateway.request import Request
 
 GET = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n"
 
