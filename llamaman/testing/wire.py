@@ -150,6 +150,12 @@ def call(where: Where, method: str, path: str, **options: Any) -> Answer:
     return Request(where, method, path, **options).answer()
 
 
+def is_overloaded(answer: Answer) -> bool:
+    """Whether nothing has been done, because the process that hashes passwords, which has the lowest priority, got
+    no processor in time."""
+    return answer.status == 503 and "this machine is overloaded" in answer.text
+
+
 def refuses(port: int) -> bool:
     """Whether nobody listens on a port of 127.0.0.1."""
     with socket.socket() as sock:

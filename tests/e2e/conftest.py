@@ -81,8 +81,12 @@ class Lender:
         if manager is None:
             manager = Manager(self.folder / secrets.token_hex(4), binary=engine.binary)
             shutil.copy(self.model, manager.models / "tiny.gguf")
+            try:
+                manager.start()
+            except BaseException:  # what does not start is not lent to the next one
+                manager.close()
+                raise
             self.managers[engine.name] = manager
-            manager.start()
             _lift_cold_starts(manager)
         return manager
 

@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from llamaman.testing.manager import Manager
+from llamaman.testing.manager import ENDLESS, FOR_EVER, Manager
 from llamaman.testing.wire import Request, call
 
-FREE_S = 6.0
+FREE_S = 30.0
 """Generous: the promise is 2 s, and the figure is noted."""
 
 
@@ -35,9 +35,9 @@ def audit(manager: Manager, action: str) -> dict[str, Any]:
 def test_a_running_stream_is_listed_and_cancelled_and_its_slot_is_free(
     manager: Manager, slow: Callable[[Manager], str], measured: Callable[[str, float], None]
 ) -> None:
-    instance = manager.launch(slow(manager), ctx_size=8192)
+    instance = manager.launch(slow(manager), **ENDLESS)
     manage = manager.key("manage")
-    with manager.ask("slow", stream=True, max_tokens=6000, prompt="my secret plan") as running:
+    with manager.ask("slow", stream=True, max_tokens=FOR_EVER, prompt="my secret plan") as running:
         events = running.events()
         next(events)
         (seen,) = manager.until(
@@ -76,8 +76,8 @@ def test_one_that_waits_in_the_queue_can_be_cancelled_and_never_reaches_the_engi
     plain_manager: Manager, slow: Callable[[Manager], str]
 ) -> None:
     manager = plain_manager
-    instance = manager.launch(slow(manager), ctx_size=8192)
-    with manager.ask("slow", stream=True, max_tokens=6000) as running:
+    instance = manager.launch(slow(manager), **ENDLESS)
+    with manager.ask("slow", stream=True, max_tokens=FOR_EVER) as running:
         next(running.events())
         waiting = manager.ask("slow", max_tokens=2000)
         (queued,) = manager.until(
@@ -113,7 +113,7 @@ def test_why_of_a_model_that_dies_while_loading(tempered: Callable[..., Manager]
 
 def test_why_of_one_that_sleeps_was_woken_and_was_stopped(plain_manager: Manager) -> None:
     manager = plain_manager
-    made = manager.launch("tiny", idle_timeout_min=0.01)
+    made = manager.launch("tiny", wait=None, idle_timeout_min=0.01)
 
     def why() -> str:
         return str(manager.manage("GET", "/api/why?target=tiny")["answer"])
