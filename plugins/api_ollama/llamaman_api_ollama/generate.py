@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any
 
@@ -16,6 +17,7 @@ COMPLETION = "/completion"
 INFILL = "/infill"
 
 log = logging.getLogger("llamaman.api_ollama")
+_PLACE = re.compile(r"\[img-([0-9]{1,9})\]")
 _BEGINNING = 64  # characters in which a literal first token is looked for
 
 
@@ -152,7 +154,14 @@ def _with_media(prompt: str, found: Sequence[Media], marker: str | None) -> str 
         return prompt
     if not marker:
         raise errors.Told(400, "image input is not supported by this model")
-    for index in range(len(found)):
-        prompt = prompt.replace(f"[img-{index}]", marker, 1)
+    waiting = {str(index) for index in range(len(found))}
+
+    def mark(place: re.Match[str]) -> str:
+        if place[1] not in waiting:
+            return place[0]
+        waiting.discard(place[1])
+        return marker
+
+    prompt = _PLACE.sub(mark, prompt)
     missing = max(0, len(found) - prompt.count(marker))
     return {"prompt_string": marker * missing + prompt, "multimodal_data": [each.data for each in found]}

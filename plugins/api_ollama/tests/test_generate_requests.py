@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 
 import pytest
@@ -16,6 +17,7 @@ from ollama_script import (
     served,
 )
 
+from llamaman.errors import InvalidField
 from llamaman.gateway.dialect import Call, Result
 from llamaman.records import EngineFacts
 from llamaman.testing.dialect_script import LEASE, good_answer
@@ -70,6 +72,12 @@ def test_a_template_beyond_us_is_ignored(template: str) -> None:
     assert served(GENERATE, {**PROMPT, "template": template}).calls[0].path == "/v1/chat/completions"
 
 
+def test_a_template_does_not_multiply_a_prompt_without_end() -> None:
+    asked = {**PROMPT, "prompt": "x" * 100_000, "template": "{{ .Prompt }}" * 4000}
+    with pytest.raises(InvalidField, match="more than 64 MiB"):
+        served(GENERATE, asked)
+
+
 def test_what_a_prompt_says_is_not_taken_for_a_template() -> None:
     done = served(GENERATE, {**PROMPT, "prompt": "{{ .System }}", "template": "{{ .Prompt }}"})
     assert json.loads(done.calls[0].body)["prompt"] == "{{ .System }}"
@@ -98,6 +106,21 @@ def test_pictures_in_a_raw_prompt_stand_at_their_place(prompt: str, text: str) -
     lease = replace(LEASE, engine=EngineFacts(media_marker="@@"))
     made = sent(GENERATE, {**PROMPT, "prompt": prompt, "raw": True, "images": [PIXEL]}, lease=lease)
     assert made["prompt"] == {"prompt_string": text, "multimodal_data": [PIXEL]}
+
+
+def test_each_picture_has_one_place_and_a_place_without_a_picture_is_text() -> None:
+    lease = replace(LEASE, engine=EngineFacts(media_marker="@@"))
+    asked = {**PROMPT, "prompt": "[img-1][img-0][img-0][img-2][img-01]", "raw": True, "images": [PIXEL] * 2}
+    assert sent(GENERATE, asked, lease=lease)["prompt"]["prompt_string"] == "@@@@[img-0][img-2][img-01]"
+
+
+def test_thousands_of_pictures_cost_one_look_at_the_prompt() -> None:
+    """Each took a look of its own, half a minute for thousands of them, in which nobody was served."""
+    lease = replace(LEASE, engine=EngineFacts(media_marker="@@"))
+    asked = {**PROMPT, "prompt": "x" * 4_000_000, "raw": True, "images": [PIXEL] * 6000}
+    began = time.process_time()
+    sent(GENERATE, asked, lease=lease)
+    assert time.process_time() - began < 5
 
 
 def test_pictures_for_an_engine_that_sees_none_are_refused() -> None:
