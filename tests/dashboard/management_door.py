@@ -60,7 +60,7 @@ from llamaman.runtime import Runtime
 from llamaman.testing.tiny_model import write_tiny_model
 from llamaman_store_json import JsonStore
 
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 # pytest rewrites our modules as they are imported, and werkzeug builds a route's functions, both from syntax trees,
 # which Python 3.11 cannot make in two threads at once ("AST constructor recursion depth mismatch"): nothing of ours

@@ -185,7 +185,7 @@ def test_a_daemon_that_hangs_costs_seconds_and_not_more(place: Path, monkeypatch
     with fake_daemon(place, daemon):
         finding = the(examine(place), "fail")
     assert "no answer in time" in finding.what
-    assert time.monotonic() - began < 10
+    assert time.monotonic() - began < 60
 
 
 def test_a_call_that_no_limit_ends_is_left_behind(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:

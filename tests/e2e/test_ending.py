@@ -11,11 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from llamaman.testing.manager import Manager, command
+from llamaman.testing.manager import ENDLESS, FOR_EVER, Manager, command
 from llamaman.testing.wire import Request, refuses
 
-ENDS_S = 7.0
-"""Five seconds of grace, one for the last words, one for the rest. Generous deadlines are twice that."""
+ENDS_S = 30.0
+"""Generous: five seconds of grace, one for the last words, one for the rest. No stream would end by itself."""
 
 NOTES = """
 import os, time
@@ -68,9 +68,9 @@ def rest_of(request: Request) -> tuple[list[dict[str, Any]], float]:
 def test_a_stream_that_outlives_the_grace_is_told_and_ended_and_the_engines_are_gone(
     manager: Manager, slow: Callable[[Manager], str], measured: Callable[..., None]
 ) -> None:
-    instance = manager.launch(slow(manager), ctx_size=65_536, parallel=2)
-    request = manager.ask("slow", stream=True, max_tokens=60_000)
-    through_its_own_port = manager.ask("slow", port=instance["port"], stream=True, max_tokens=60_000)
+    instance = manager.launch(slow(manager), **ENDLESS, parallel=2)
+    request = manager.ask("slow", stream=True, max_tokens=FOR_EVER)
+    through_its_own_port = manager.ask("slow", port=instance["port"], stream=True, max_tokens=FOR_EVER)
     for each in (request, through_its_own_port):
         next(each.events())
     begun = time.monotonic()
@@ -81,8 +81,8 @@ def test_a_stream_that_outlives_the_grace_is_told_and_ended_and_the_engines_are_
         assert events[-1]["error"]["code"] == "model_unavailable"
         assert all("choices" in event for event in events[:-1])
         measured("stream ended after", ended - begun)
-        assert ended - begun < 2 * ENDS_S
-    assert manager.running.wait(20) == 0
+        assert ended - begun < ENDS_S
+    assert manager.running.wait(60) == 0
     assert not manager.engines()
     assert refuses(manager.port)
     assert refuses(instance["port"])
@@ -90,26 +90,31 @@ def test_a_stream_that_outlives_the_grace_is_told_and_ended_and_the_engines_are_
 
 
 def test_a_stream_that_ends_within_the_grace_is_finished(
-    plain_manager: Manager, slow: Callable[[Manager], str]
+    tempered: Callable[..., Manager], tmp_path: Path
 ) -> None:
-    manager = plain_manager
-    manager.launch(slow(manager), ctx_size=8192)
-    request = manager.ask("slow", stream=True, max_tokens=200)
+    held = tmp_path / "held"
+    held.touch()
+    manager = tempered("polite", held_by=str(held))
+    manager.launch("tiny")
+    request = manager.ask("tiny", stream=True, max_tokens=200)
     events = request.events()
     next(events)
     manager.running.terminate()
+    manager.until(lambda: "ending:" in manager.output(), "the signal to be heard")
+    held.unlink()
     rest = list(events)
     assert rest[-1] == "[DONE]"
-    assert json.loads(rest[-2])["choices"][0]["finish_reason"] == "length"
-    assert manager.running.wait(20) == 0
+    assert json.loads(rest[-2])["choices"][0]["finish_reason"] == "stop"
+    assert len(rest) == 201, "every piece of it, and the end"
+    assert manager.running.wait(60) == 0
 
 
 def test_an_answer_in_one_piece_that_outlives_the_grace_is_a_503(
     plain_manager: Manager, slow: Callable[[Manager], str]
 ) -> None:
     manager = plain_manager
-    instance = manager.launch(slow(manager), ctx_size=65_536)
-    request = manager.ask("slow", max_tokens=60_000)
+    instance = manager.launch(slow(manager), **ENDLESS)
+    request = manager.ask("slow", max_tokens=FOR_EVER)
     waits = manager.ask("slow", max_tokens=5)
     manager.until(lambda: manager.instance(instance["id"])["queue"]["queued"] == 1, "one waiting")
     manager.running.terminate()
@@ -117,15 +122,15 @@ def test_an_answer_in_one_piece_that_outlives_the_grace_is_a_503(
         answer = each.answer()
         assert (answer.status, answer.error) == (503, "LlamaMan is ending; try again")
         assert int(answer.headers["retry-after"]) > 0
-    assert manager.running.wait(20) == 0
+    assert manager.running.wait(60) == 0
 
 
 def test_asked_twice_it_ends_once_and_in_order(
     plain_manager: Manager, slow: Callable[[Manager], str]
 ) -> None:
     manager = plain_manager
-    manager.launch(slow(manager), ctx_size=65_536)
-    request = manager.ask("slow", stream=True, max_tokens=60_000)
+    manager.launch(slow(manager), **ENDLESS)
+    request = manager.ask("slow", stream=True, max_tokens=FOR_EVER)
     next(request.events())
     manager.running.terminate()
     manager.until(lambda: "ending:" in manager.output(), "the first to be heard")
@@ -133,7 +138,7 @@ def test_asked_twice_it_ends_once_and_in_order(
     manager.running.send_signal(signal.SIGINT)
     events, _ = rest_of(request)
     assert events[-1]["error"]["message"] == "LlamaMan is ending; try again"
-    assert manager.running.wait(20) == 0
+    assert manager.running.wait(60) == 0
     assert not manager.engines()
     assert "Traceback" not in manager.output()
 
@@ -148,8 +153,8 @@ def test_asked_while_a_model_loads_it_ends_the_load(tempered: Callable[..., Mana
     manager.running.terminate()
     answer = waits.answer()
     assert answer.status == 503
-    assert manager.running.wait(20) == 0
-    assert time.monotonic() - begun < 2 * ENDS_S
+    assert manager.running.wait(60) == 0
+    assert time.monotonic() - begun < ENDS_S, "the load would take longer"
     assert not manager.engines()
     assert "Traceback" not in manager.output()
 
@@ -169,13 +174,13 @@ def test_a_ctrl_c_reaches_everybody_on_the_terminal_and_the_engines_are_still_en
             process_group=0,
         )
     manager.wait_ready()
-    manager.launch(slow(manager), ctx_size=65_536)
-    request = manager.ask("slow", stream=True, max_tokens=60_000)
+    manager.launch(slow(manager), **ENDLESS)
+    request = manager.ask("slow", stream=True, max_tokens=FOR_EVER)
     next(request.events())
     os.killpg(manager.running.pid, signal.SIGINT)
     events, _ = rest_of(request)
     assert events[-1]["error"]["message"] == "LlamaMan is ending; try again"
-    assert manager.running.wait(20) == 0
+    assert manager.running.wait(60) == 0
     assert not manager.engines()
 
 
@@ -184,17 +189,17 @@ def test_plugins_are_told_of_everything_before_they_are_told_that_it_is_over(
 ) -> None:
     env = with_notes(tmp_path)
     manager = new_manager(env=env)
-    manager.launch(slow(manager), ctx_size=65_536, parallel=2)
+    manager.launch(slow(manager), **ENDLESS, parallel=2)
     for _ in range(5):
         assert manager.chat("slow", max_tokens=2).status == 200
-    request = manager.ask("slow", stream=True, max_tokens=60_000)
+    request = manager.ask("slow", stream=True, max_tokens=FOR_EVER)
     next(request.events())
     assert "job" in Path(env["NOTES"]).read_text(encoding="utf-8").splitlines()
     begun = time.monotonic()
     manager.running.terminate()
     _, ended = rest_of(request)
-    assert ended - begun < ENDS_S + 2, "a job that takes its time does not keep clients waiting"
-    assert manager.running.wait(20) == 0
+    assert ended - begun < 15, "a job that takes its time does not keep clients waiting"
+    assert manager.running.wait(60) == 0
     notes = Path(env["NOTES"]).read_text(encoding="utf-8").splitlines()
     told = [line for line in notes if line.startswith("post_forward")]
     assert told == ["post_forward complete"] * 5 + ["post_forward error"]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import socket
 import subprocess
 import time
 from dataclasses import replace
@@ -19,6 +18,7 @@ from llamaman.library import Library, fit
 from llamaman.library.fit import Run
 from llamaman.library.gguf import Header, header_of
 from llamaman.testing import write_tiny_model
+from llamaman.testing.processes import free_ports
 
 from .conftest import MemoryStore
 
@@ -288,11 +288,9 @@ SERVER = os.environ.get("LLAMA_SERVER_BIN")
 def logged_bytes(path: Path, flags: list[str], folder: Path) -> dict[str, int]:
     """What a real server says that it has allocated, by the kind of buffer."""
     assert SERVER is not None
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    (port,) = free_ports(1)
     log = folder / "log"
-    argv = [SERVER, "-m", str(path), "--port", port, "-t", "1", "-lv", "4", "--no-warmup", *flags]
+    argv = [SERVER, "-m", str(path), "--port", str(port), "-t", "1", "-lv", "4", "--no-warmup", *flags]
     with log.open("wb") as output, subprocess.Popen(argv, stdout=output, stderr=output) as server:
         try:
             deadline = time.monotonic() + 60
