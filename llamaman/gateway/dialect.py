@@ -64,6 +64,7 @@ class Request:
     :ivar received: epoch seconds.
     :ivar instances: what there is of instances the caller may know of; only for routes that ask for it.
     :ivar presets: saved launch options by model file; only for routes that ask for instances.
+    :ivar user_agent: what the client calls itself; only for routes that ask for instances.
     """
 
     route: InferenceRoute
@@ -77,6 +78,7 @@ class Request:
     own_model: ModelView | None = None
     request_id: str = ""
     content_type: bytes = b""
+    user_agent: bytes = b""
     received: float = 0.0
     instances: Sequence[InstanceView] = ()
     presets: Mapping[Path, Mapping[str, Any]] = field(default_factory=dict)

@@ -69,6 +69,7 @@ from llamaman.gateway.engine_faults import context_full, context_too_small, is_c
 from llamaman.gateway.event_stream import EventStream
 from llamaman.gateway.exchange import Exchange, Exchanges, Send
 from llamaman.gateway.grant import Grant, lease_of
+from llamaman.gateway.heads import Head
 from llamaman.gateway.limits import ClientGone
 from llamaman.gateway.media import Media
 from llamaman.gateway.media_places import Place
@@ -227,7 +228,7 @@ class Pipeline:
                 request_id=exchange.id,
                 content_type=head.named.get(b"content-type", b""),
                 received=exchange.began,
-                **self._what_runs(route, identity),
+                **self._what_runs(route, identity, head),
             )
             if len(raw) > ON_LOOP:
                 answer = await beside_the_loop(partial(dialect.open, asked))
@@ -284,13 +285,14 @@ class Pipeline:
         except ClientGone:
             return
 
-    def _what_runs(self, route: InferenceRoute, identity: Identity) -> dict[str, Any]:
+    def _what_runs(self, route: InferenceRoute, identity: Identity, head: Head) -> dict[str, Any]:
         if not route.instances:
             return {}
         parts = self._p
         views = [view for view in parts.registry.views() if allows_model(identity, view.model)]
         presets = {m.path: preset for m in parts.library.models() if (preset := parts.library.preset(m.path))}
-        return {"instances": views, "presets": presets}
+        agent = next((value for name, value in head.headers if name == b"user-agent"), b"")
+        return {"instances": views, "presets": presets, "user_agent": agent}
 
     # --- from a name to a grant ----------------------------------------------------------------------
 

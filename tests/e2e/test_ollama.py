@@ -293,6 +293,16 @@ def test_vectors_of_an_embedding_model(plain_manager: Manager, further: Callable
         ),
         (CHAT, chat(keep_alive="300"), 400, 'time: missing unit in duration "300"'),
         (CHAT, chat(options={"top_k": "x"}), 400, 'option "top_k" must be of type integer'),
+        (
+            CHAT,
+            chat(
+                Messages=[{"Content": [{"type": "image_url", "image_url": {"url": "http://127.0.0.1:9/"}}]}],
+            ),
+            400,
+            "Messages[0].Content[0].image_url.url names its file by URL, and such URLs are not fetched; send the "
+            "file itself in base64 (data:image/png;base64,...), or have an administrator switch on the setting "
+            "media.fetch_urls",
+        ),
         ("/api/me", {}, 401, "unauthorized"),
         ("/api/experimental/web_search", {}, 403, "ollama cloud is disabled: web search is unavailable"),
         (
@@ -311,6 +321,18 @@ def test_a_bad_request_has_its_status_and_text_and_starts_nothing(
     refused = ask(plain_manager, path, body)
     assert (refused.status, refused.error) == (status, text)
     assert plain_manager.instances() == []
+
+
+def test_copilot_can_tell_models_of_one_family_apart(plain_manager: Manager) -> None:
+    shown = call(
+        plain_manager.proxy_port,
+        "POST",
+        "/api/show",
+        key=plain_manager.inference_key,
+        body={"model": "tiny"},
+        headers={"User-Agent": "GitHubCopilotChat/0.31"},
+    )
+    assert whole(shown)["model_info"]["general.basename"] == "tiny:latest"
 
 
 def test_the_greeting_is_the_one_that_clients_look_for(plain_manager: Manager) -> None:

@@ -22,7 +22,8 @@ _LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 _CAPABILITIES = frozenset({"completion", "embedding", "vision", "audio", "tools", "thinking", "insert"})
 #: Keys of a header that have a place of their own in an answer.
 _ELSEWHERE = frozenset({"general.name", "tokenizer.chat_template", "general.parameter_count"})
-_COPILOT = "GitHubCopilotChat/"
+#: It shows people a model's base name, by which those of one family cannot be told apart.
+_COPILOT = b"GitHubCopilotChat/"
 #: Launch options as Ollama's parameters: always, and while a preset forces its sampling on requests.
 _PARAMETERS = {"threads": "num_thread"}
 _SAMPLING = {
@@ -73,7 +74,7 @@ def show(
     model: ModelView,
     *,
     verbose: bool,
-    user_agent: str = "",
+    user_agent: bytes = b"",
     running: Sequence[InstanceView],
     preset: Mapping[str, Any] | None,
 ) -> Object:

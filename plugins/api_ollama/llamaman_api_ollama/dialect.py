@@ -205,6 +205,7 @@ def _described(path: str, request: Request) -> Reply:
         describe.show(
             model,
             verbose=fields.flag("verbose", False),
+            user_agent=request.user_agent,
             running=[each for each in request.instances if each.model_path == model.path],
             preset=request.presets.get(model.path),
         )

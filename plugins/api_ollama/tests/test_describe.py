@@ -36,7 +36,7 @@ def at(text: str) -> float:
     return moment.timestamp()
 
 
-def shown(model: Any = ALPHA, *running: Any, preset: dict[str, Any] | None = None, agent: str = "") -> Any:
+def shown(model: Any = ALPHA, *running: Any, preset: dict[str, Any] | None = None, agent: bytes = b"") -> Any:
     return show(model, verbose=False, user_agent=agent, running=running, preset=preset)
 
 
@@ -250,7 +250,7 @@ def test_a_model_that_runs_for_embeddings_is_not_said_to_chat() -> None:
 
 
 def test_copilot_is_shown_the_name_of_the_model() -> None:
-    answer = shown(agent="GitHubCopilotChat/0.31")
+    answer = shown(agent=b"GitHubCopilotChat/0.31")
     assert answer["model_info"]["general.basename"] == "alpha:latest"
 
 
