@@ -214,6 +214,20 @@ class Gated:
             writer.close()
 
 
+def bearer(key: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {key}"}
+
+
+def session_headers(house: Gated, cookie: str, token: str) -> dict[str, str]:
+    """What our own page sends."""
+    return {
+        "Cookie": f"{COOKIE}={cookie}",
+        "Origin": f"http://127.0.0.1:{house.ports['manage']}",
+        "Sec-Fetch-Site": "same-origin",
+        "X-CSRF-Token": token,
+    }
+
+
 def read_answer(raw: bytes) -> tuple[int, dict[str, str], Any]:
     """One whole answer, its connection closed behind it."""
     head, _, body = raw.partition(b"\r\n\r\n")
