@@ -104,6 +104,8 @@ class Client:
         kind, body = "application/json", b'{"model":"tiny","prompt":"a","id_slot":1}'
         if form:
             kind, body = "multipart/form-data; boundary=b", FORM
+        if target.endswith("/lora-adapters"):
+            body = b'[{"id":0,"scale":1.0}]'
         if method in ("GET", "DELETE"):
             body = b""
         head = f"{method} {target} HTTP/1.1\r\n{self._head}Content-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n"
