@@ -63,16 +63,18 @@ class Deaths:
         network: str,
         on_reach: Callable[[str | None], None],
         describe: Callable[[DaemonGone], str],
+        on_leave: Callable[[str], None] = lambda container_id: None,
     ) -> None:
         """
         :param labels: ``key=value`` of the containers whose events are followed.
         :param network: the name of the network that they are on.
         :param on_reach: called in the thread of this class: the reason when the daemon is lost, None when it is back.
         :param describe: makes a sentence of that reason.
+        :param on_leave: called in that thread with the id of any container that is taken off the network.
         """
         self._daemon = daemon
         self._labels, self._network = tuple(labels), network
-        self._on_reach, self._describe = on_reach, describe
+        self._on_reach, self._describe, self._on_leave = on_reach, describe, on_leave
         self._changed = threading.Condition()
         self._watched: dict[str, _Watched] = {}
         self._ended: OrderedDict[str, Exit] = OrderedDict()
@@ -256,6 +258,8 @@ class Deaths:
             if not isinstance(what, dict):
                 return
             container_id = self._note(what)
+            if what.get("Type") == "network":
+                _call(self._on_leave, container_id)
             if container_id is not None and not self._ended_now(container_id):
                 return
 

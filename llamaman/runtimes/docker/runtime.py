@@ -59,6 +59,7 @@ class DockerRuntime:
             network=parts.network,
             on_reach=self._reached,
             describe=lambda gone: unreachable(gone.reason),
+            on_leave=self._left_network,
         )
         self._pumps = LogPumps(self._daemon)
         self._sampler = Sampler(self._daemon)
@@ -345,6 +346,20 @@ class DockerRuntime:
             listeners = tuple(self._listeners)
         for listener in listeners:
             listener(reason)
+
+    def _left_network(self, container_id: str) -> None:
+        if self._surroundings.is_us(container_id):
+            log.warning("LlamaMan's own container was taken off the Docker network '%s'", self._p.network)
+            with contextlib.suppress(RuntimeError):  # the runtime is being closed
+                self._settling.submit(self._join_again)
+
+    def _join_again(self) -> None:
+        self._surroundings.network.forget()
+        try:
+            with self._told():
+                self._surroundings.join()
+        except (LaunchError, RuntimeLost) as error:
+            log.warning("it could not be joined again: %s", error.message)
 
     def _log_path(self, instance_id: str) -> Path:
         return self._p.logs_dir / f"{instance_id}.log"

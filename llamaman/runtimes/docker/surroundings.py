@@ -67,6 +67,10 @@ class Surroundings:
         here = self.look()
         return self.network.prepare(here.place, here.info)
 
+    def is_us(self, container_id: str) -> bool:
+        """Whether that is our own container. Does not block."""
+        return self._here is not None and self._here.place.own_id == container_id
+
     def forget(self) -> None:
         """Look anew next time."""
         self._here = None

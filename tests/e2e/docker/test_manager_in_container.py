@@ -15,6 +15,7 @@ import pytest
 
 from llamaman.testing.base_image import NoBase
 from llamaman.testing.docker_relay import DockerRelay
+from llamaman.testing.image_lab import until
 from llamaman.testing.manager_container import ManagerContainer
 from llamaman.testing.manager_image import ROOT, connect, manager_image
 
@@ -113,6 +114,21 @@ def test_it_joins_the_engines_network_which_has_no_way_out(manager: ManagerConta
     (network,) = manager.client.networks.list(names=[f"^{manager.network}$"])
     network.reload()
     assert network.attrs["Internal"]
+
+
+def test_taken_off_that_network_it_joins_again_and_reaches_what_runs(manager: ManagerContainer) -> None:
+    manager.launch("tiny")
+    before = the_engine(manager).id
+    (network,) = manager.client.networks.list(names=[f"^{manager.network}$"])
+    network.disconnect(manager.container, force=True)
+
+    def joined() -> bool:
+        manager.container.reload()
+        return manager.network in manager.container.attrs["NetworkSettings"]["Networks"]
+
+    until(joined, "it did not join again")
+    assert manager.chat("tiny").status == 200
+    assert the_engine(manager).id == before
 
 
 def test_a_request_starts_a_model_that_does_not_run(manager: ManagerContainer) -> None:
