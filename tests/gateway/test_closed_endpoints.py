@@ -100,11 +100,13 @@ class Client:
         self._head = f"Host: x\r\n{f'Authorization: Bearer {key}' if key else 'X-Nothing: here'}\r\n"
         self._streams: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
-    async def ask(self, method: str, target: str, *, form: bool = False) -> tuple[int, dict[str, str], bytes]:
+    async def ask(
+        self, method: str, target: str, *, form: bool = False, adapters: bool = False
+    ) -> tuple[int, dict[str, str], bytes]:
         kind, body = "application/json", b'{"model":"tiny","prompt":"a","id_slot":1}'
         if form:
             kind, body = "multipart/form-data; boundary=b", FORM
-        if target.endswith("/lora-adapters"):
+        if adapters:
             body = b'[{"id":0,"scale":1.0}]'
         if method in ("GET", "DELETE"):
             body = b""
@@ -185,7 +187,9 @@ async def check(
     # Whatever the scope, a spelling is either the path or none: all of them for the two who may most and least.
     ways = spellings(path) if scope in (None, Scope.ADMIN) and auth else [path]
     for number, way in enumerate(ways):
-        status, headers, _ = await client.ask(method, before + way, form="transcriptions" in path)
+        status, headers, _ = await client.ask(
+            method, before + way, form="transcriptions" in path, adapters=path == "/lora-adapters"
+        )
         seen = first_lines(house)
         if of_the_door:
             continue
