@@ -21,6 +21,7 @@ from llamaman.core import messages as m
 from llamaman.core.admission import Decision, Launcher, decide
 from llamaman.core.adoption import Adoption
 from llamaman.core.breaker import Breaker, Open
+from llamaman.core.by_hand import ByHand
 from llamaman.core.demand import Demand
 from llamaman.core.instance import STILL, Instance
 from llamaman.core.instance_ports import InstancePorts
@@ -28,24 +29,18 @@ from llamaman.core.launching import Launching
 from llamaman.core.parts import COLLECTION, Parts
 from llamaman.core.reach import Reach
 from llamaman.core.reconcile import Reconcile
-from llamaman.core.room import Start
 from llamaman.core.roster import Roster
-from llamaman.core.runtime_choice import LOST_RETRY_S
 from llamaman.core.services import Services
 from llamaman.core.supervisor import Supervisor
 from llamaman.core.workers import Workers
 from llamaman.errors import (
-    Conflict,
-    LaunchError,
     LlamaManError,
     ModelUnavailable,
-    RuntimeLost,
 )
 from llamaman.records import InstanceView, LaunchRequest, ModelView, ResourceUse, State
 
 log = logging.getLogger("llamaman.instances")
 
-USER_DRAIN_S = 30.0
 CALL_TIMEOUT_S = 600.0
 #: The idle time of what is to sleep as soon as nobody needs it; 0 would mean never.
 AT_ONCE_S = 0.001
@@ -79,6 +74,17 @@ class Instances:
             write=self._write,
             end=self._end,
             entered=lambda instance: self._changed(instance, None),
+        )
+        self._by_hand = ByHand(
+            parts,
+            self._roster,
+            workers,
+            self._ports,
+            self._reach,
+            self._launching,
+            persist=self._persist,
+            end=self._end,
+            removed=lambda instance, actor: self._publish(instance, None, "removed", actor),
         )
         self._adoption = Adoption(parts, self._roster, workers, self._ports, self._reach)
         self._reconcile = Reconcile(parts, self._roster, workers, self._reach, self._adoption)
@@ -131,7 +137,7 @@ class Instances:
 
         :raises RuntimeLost: it cannot be reached now, and goes on as it is.
         """
-        return self._call(self._stop(instance_id, actor, force=force))
+        return self._call(self._by_hand.stop(instance_id, actor, force=force))
 
     def restart(
         self,
@@ -142,7 +148,7 @@ class Instances:
     ) -> InstanceView:
         """Start again under the same id: a running one drains and stops first. The preset is read anew."""
         return self._call(
-            self._restart(instance_id, actor, options or {}, confirm_overcommit=confirm_overcommit)
+            self._by_hand.restart(instance_id, actor, options or {}, confirm_overcommit=confirm_overcommit)
         )
 
     def remove(self, instance_id: str, actor: str) -> None:
@@ -150,7 +156,7 @@ class Instances:
 
         :raises Conflict: it is neither.
         """
-        self._call(self._remove(instance_id, actor))
+        self._call(self._by_hand.remove(instance_id, actor))
 
     def reconcile(self) -> None:
         """Make what runs and what is recorded agree again, and return when that is done.
@@ -321,105 +327,13 @@ class Instances:
             await supervisor.close()
         await self._workers.shutdown()
 
-    # --- stopping ------------------------------------------------------------------------------------
-
-    async def _stop(self, instance_id: str, actor: str, *, force: bool) -> InstanceView:
-        instance = self._roster.require(instance_id)
-        instance.stops += 1
-        drain = 0.0 if force else USER_DRAIN_S
-        grace = m.SHORT_GRACE_S if force else m.STOP_GRACE_S
-        stop = m.Stop("stopped", actor, "stopped by an administrator", drain, grace_s=grace)
-        if not await self._end(instance, stop):
-            self._raise_if_lost(instance)
-        return instance.view()
-
-    def _raise_if_lost(self, instance: Instance) -> None:
-        """Say so where a stop came to nothing because the runtime could not be reached."""
-        if isinstance(error := self._roster.supervisor(instance).stop_error, RuntimeLost):
-            raise RuntimeLost(error.message, retry_after=error.retry_after or LOST_RETRY_S) from error
+    # --- what the others work with -------------------------------------------------------------------
 
     def _end(self, instance: Instance, stop: m.Stop) -> asyncio.Future[bool]:
         """Ask for a stop now; the result is False when the instance goes on or could not be ended."""
         done: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._roster.supervisor(instance).post(replace(stop, done=done))
         return done
-
-    async def _restart(
-        self, instance_id: str, actor: str, options: Mapping[str, Any], *, confirm_overcommit: bool
-    ) -> InstanceView:
-        instance = self._roster.require(instance_id)
-        stops = instance.stops
-        if instance.handle or instance.state not in STILL:
-            self._reach.refuse_if_lost(instance.runtime)
-        resolved = await self._launching.resolve(instance, {**instance.overrides, **options})
-        want = m.Want(actor, "restarted")
-        start = Start(
-            instance.model,
-            "admin",
-            embedding=bool(resolved.options["embedding_model"]),
-            confirmed=confirm_overcommit,
-            starting=instance_id,
-        )
-        async with self._launching.room.for_one(start):
-            self._workers.refuse_if_closing()
-            supervisor = self._unless_gone(instance, stops)
-            if instance.state in STILL and not instance.handle:
-                await self._ports.reserve(instance)  # before anything changes: there may be no port left
-                try:
-                    supervisor = self._unless_gone(instance, stops)
-                except LlamaManError:
-                    await self._ports.release(instance)
-                    raise
-                instance.overrides = {**instance.overrides, **options}
-                instance.options = resolved.options
-                await supervisor.tell(want)
-                return instance.view()
-            before = instance.overrides  # now: a preset may have been saved meanwhile
-            overrides = instance.overrides = {**before, **options}
-            # "sleeping" keeps the port, and requests that come meanwhile wait for the new process. The want
-            # lies right behind the stop, so that a later stop by somebody else wins.
-            ended = self._end(instance, m.Stop("sleeping", actor, "restarting", USER_DRAIN_S))
-            supervisor.post(want)
-        if not await ended:
-            if instance.overrides is overrides:  # unless another restart has others by now
-                instance.overrides = before
-                await self._persist(instance)
-            self._raise_if_lost(instance)
-            raise LaunchError(f"the instance was not restarted: {instance.reason}")
-        return instance.view()
-
-    def _unless_gone(self, instance: Instance, stops: int) -> Supervisor:
-        """Who looks after it, unless it was removed or stopped (``stops``: how often it had been) meanwhile."""
-        supervisor = self._roster.supervisor(self._roster.require(instance.id))
-        if instance.stops != stops:
-            raise Conflict("the instance was stopped meanwhile; restart it again if it shall run")
-        return supervisor
-
-    async def _remove(self, instance_id: str, actor: str) -> None:
-        instance = self._roster.require(instance_id)
-        if not _has_ended(instance):
-            raise Conflict("stop the instance before removing it")
-        if instance.handle:
-            raise Conflict("its engine could not be ended; stop the instance again before removing it")
-        self._roster.leave(instance)
-        try:
-            await self._workers.run(self._workers.writer, self._p.store.delete, COLLECTION, instance_id)
-        except LlamaManError:
-            self._roster.stay(instance)
-            raise
-        if not _has_ended(instance):
-            self._roster.stay(instance)
-            await self._persist(instance)
-            raise Conflict("the instance was started again meanwhile; stop it before removing it")
-        supervisor = self._roster.forget(instance)
-        await supervisor.close()  # first, so that nothing it was still told starts a process
-        await self._ports.release(instance, forgotten=True)
-        self._ports.release_internal(instance)
-        await self._workers.run(self._workers.inspects, self._p.discard_log, instance.log_path)
-        self._roster.stay(instance)
-        self._publish(instance, None, "removed", actor)
-
-    # --- what supervisors use ------------------------------------------------------------------------
 
     async def _persist(self, instance: Instance) -> None:
         if self._roster.has(instance):
@@ -476,7 +390,3 @@ class Instances:
             work.close()
             raise ModelUnavailable("LlamaMan is starting or ending; try again", retry_after=2)
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(CALL_TIMEOUT_S)
-
-
-def _has_ended(instance: Instance) -> bool:
-    return instance.state in (State.STOPPED, State.FAILED)

@@ -12,15 +12,15 @@ Reading order: ``_on`` (one branch per message), then the transitions below it.
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import logging
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from typing import Any
 
 from llamaman.core import crash, fetching
 from llamaman.core import messages as m
+from llamaman.core.attachment import Attachment
 from llamaman.core.errands import Errands
+from llamaman.core.inbox import Inbox
 from llamaman.core.instance import STILL, Instance
 from llamaman.core.notes import Notes
 from llamaman.core.runtime_choice import LOST_RETRY_S
@@ -28,8 +28,6 @@ from llamaman.core.services import Services
 from llamaman.core.timers import Timers
 from llamaman.errors import LlamaManError, RuntimeLost
 from llamaman.records import Exit, Handle, LaunchPlan, State
-
-log = logging.getLogger("llamaman.supervisor")
 
 FIRST_BACKOFF_S = 1.0
 LONGEST_BACKOFF_S = 60.0
@@ -52,25 +50,19 @@ class Supervisor:
     def __init__(self, instance: Instance, services: Services) -> None:
         self.instance = instance
         self._s = services
-        self._inbox: asyncio.Queue[tuple[m.Message, asyncio.Future[None] | None]] = asyncio.Queue()
-        self._tasks: set[asyncio.Task[Any]] = set()
-        self._readiness: asyncio.Task[None] | None = None
-        self._watch: asyncio.Task[None] | None = None
-        self._unwatch: Callable[[], None] | None = None
+        self._inbox = Inbox(instance.id, self._on, self._on_error)
         self._stop: m.Stop | None = None
         self._stop_waiters: list[asyncio.Future[bool]] = []
         self._want: m.Want | None = None
         self._timers = Timers(self.post)
-        self._handling = False
         self._spawning = False
         self._adopted = False
-        self._closed = False
         self._before_stop = State.STOPPED
         self._preparing: asyncio.Task[None] | None = None
         self._told_at = 0.0
-        self._task: asyncio.Task[None] | None = None
         self._notes = Notes(instance, services.persist, self._background)
         self._errands = Errands(instance, services, self._notes, self.post)
+        self._engine = Attachment(instance, services, self._errands, self.post, self._background)
         #: Why the last stop did not end it; None when it did.
         self.stop_error: LlamaManError | None = None
 
@@ -78,59 +70,28 @@ class Supervisor:
 
     def run(self) -> None:
         """Start the supervisor's task."""
-        self._task = asyncio.get_running_loop().create_task(
-            self._loop(), name=f"supervisor {self.instance.id}"
-        )
+        self._inbox.run()
 
     def post(self, message: m.Message) -> None:
         """Tell it something; from the event loop only."""
-        if self._closed:
-            m.answer(message)
-        else:
-            self._inbox.put_nowait((message, None))
+        self._inbox.post(message)
 
     async def tell(self, message: m.Message) -> None:
         """Tell it something and return when the transition, if any, has been made."""
-        if self._closed:
-            return
-        handled: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._inbox.put_nowait((message, handled))
-        await handled
+        await self._inbox.tell(message)
 
     async def close(self) -> None:
         """Forget the instance without touching its process; nobody is left waiting for an answer."""
-        self._closed = True
         self._timers.cancel_all()
-        if self._unwatch:
-            self._unwatch()
-            self._unwatch = None
-        tasks = [task for task in (self._task, self._readiness, *self._tasks) if task]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        while not self._inbox.empty():
-            message, handled = self._inbox.get_nowait()
-            m.answer(message)
-            if handled and not handled.done():
-                handled.set_result(None)
+        self._engine.unwatch()
+        await self._inbox.close()
         self._answer_stops(done=False)
         if self.instance.client:
             await self.instance.client.close()
 
-    async def _loop(self) -> None:
-        while True:
-            message, handled = await self._inbox.get()
-            self._handling = True
-            try:
-                await self._on(message)
-            except Exception as error:
-                log.exception("instance %s: %s failed", self.instance.id, type(message).__name__)
-                self._stop = self._want = None
-                self._fail(f"internal error while handling {type(message).__name__}: {type(error).__name__}")
-            finally:
-                self._handling = False
-                if handled and not handled.done():
-                    handled.set_result(None)
+    def _on_error(self, message: m.Message, error: Exception) -> None:
+        self._stop = self._want = None
+        self._fail(f"internal error while handling {type(message).__name__}: {type(error).__name__}")
 
     async def _on(self, message: m.Message) -> None:
         current = self.instance.generation
@@ -283,28 +244,12 @@ class Supervisor:
 
         :param adopted: the reason to show where it was not started just now.
         """
-        instance = self.instance
-        instance.handle = handle
-        instance.api_key = self._s.api_key(instance.id, handle.generation).encode()
-        instance.client = self._s.connect(handle.address)
-        generation = instance.generation
-        loop = asyncio.get_running_loop()
-
-        def exited(exit_: Exit) -> None:
-            with contextlib.suppress(RuntimeError):  # the loop has ended, and nobody wants to know any more
-                loop.call_soon_threadsafe(self.post, m.Exited(generation, exit_))
-
-        watch = self._s.runtime(instance.runtime).watch
-        self._unwatch = await self._s.inspect(watch, handle, exited)
+        await self._engine.attach(handle)
         self._adopted = adopted is not None
         if adopted is not None:
             self._set(State.STARTING, adopted, "boot")
-        self._await_ready()
-        self._background(self._errands.guard_memory(generation))
-
-    def _await_ready(self) -> None:
-        waiting = self._errands.await_ready(self.instance.generation)
-        self._readiness = asyncio.get_running_loop().create_task(waiting)
+        self._engine.await_ready()
+        self._background(self._errands.guard_memory(self.instance.generation))
 
     def _on_ready(self, ready: m.Ready) -> None:
         instance = self.instance
@@ -323,13 +268,13 @@ class Supervisor:
         self._set(State.READY, "ready", instance.actor)
         self._background(self._notes.will())
         self._arm_idle()
-        self._watch = self._background(self._errands.watch(instance.generation))
+        self._engine.look_after()
 
     def _on_not_ready(self, news: m.NotReady) -> None:
         if self.instance.state is not State.STARTING or self._stop:
             return
         if self._lost:
-            self._await_ready()
+            self._engine.await_ready()
             return
         self._s.breaker.death(self.instance.config_hash, news.reason, time.monotonic())
         self._end_process(m.Stop("stopped", "supervisor", news.reason, 0, grace_s=news.grace_s))
@@ -398,9 +343,12 @@ class Supervisor:
     @property
     def is_busy(self) -> bool:
         """Whether its engine is, or may be about to be, started or stopped: what others see of it means nothing."""
-        if self._handling or not self._inbox.empty():
-            return True
-        return self._spawning or self._stop is not None or self.instance.state is State.STOPPING
+        return (
+            self._inbox.is_busy
+            or self._spawning
+            or self._stop is not None
+            or self.instance.state is State.STOPPING
+        )
 
     async def _on_stop(self, stop: m.Stop) -> None:
         instance = self.instance
@@ -474,12 +422,9 @@ class Supervisor:
         instance = self.instance
         self._timers.cancel_all()
         self._stop = stop
-        if self._readiness:
-            self._readiness.cancel()
         self._before_stop = instance.state
         self._set(State.STOPPING, stop.reason, stop.actor)
-        if instance.client:
-            instance.client.abort()
+        self._engine.hurry()
         self._background(self._errands.end(instance.generation, stop.grace_s))
 
     async def _on_stopped(self, news: m.Stopped) -> None:
@@ -502,7 +447,7 @@ class Supervisor:
         if stop is None or stop.actor not in _OF_THE_MANAGER:
             instance.desired = "running"
         self._background(self._notes.will())
-        self._let_go()
+        self._engine.detach()
         await self._begin_readiness(instance.handle, f"could not be stopped: {error.message}")
 
     def _after_stop(self, exit_: Exit | None) -> None:
@@ -536,26 +481,10 @@ class Supervisor:
         await self._notes.will()
 
     def _process_gone(self) -> None:
-        self._let_go()
+        self._engine.detach()
         self.instance.handle = None
         self.instance.slots = None
         self._s.release_internal(self.instance)
-
-    def _let_go(self) -> None:
-        """Neither watch it nor talk to it any more."""
-        if self._unwatch:
-            self._unwatch()
-            self._unwatch = None
-        if self._readiness:
-            self._readiness.cancel()
-            self._readiness = None
-        if self._watch:
-            self._watch.cancel()
-            self._watch = None
-        client, self.instance.client = self.instance.client, None
-        if client:
-            client.abort()
-            self._background(client.close())
 
     def _fail(self, reason: str) -> None:
         self._timers.cancel_all()
@@ -653,16 +582,7 @@ class Supervisor:
         m.tell(waiters, done=done)
 
     def _background(self, work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:
-        task = asyncio.get_running_loop().create_task(work)
-        self._tasks.add(task)
-        task.add_done_callback(self._finished)
-        return task
-
-    def _finished(self, task: asyncio.Task[Any]) -> None:
-        self._tasks.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
-            return
-        log.error("instance %s: %s", self.instance.id, error, exc_info=error)
+        return self._inbox.background(work)
 
 
 def _idle_reason(instance: Instance, timeout_s: float) -> str:
