@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+import re
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
@@ -269,6 +270,21 @@ def test_nobody_of_another_key_waits_behind_one_that_has_to_wait_for_its_turn(wo
         late.cancel()
 
     world.drain_timeout_s = 5
+    play(world, story)
+
+
+def test_each_start_that_waits_counts_those_of_its_key_before_it(world: World) -> None:
+    async def story(world: World) -> None:
+        await use(world, "alpha")
+        late = []
+        for model, at_least in (("beta", 40), ("gamma", 100)):
+            late.append(soon(world, model))
+            told = re.search(r"in (\d+) s$", await waits(world, model))
+            assert told is not None
+            assert at_least <= int(told[1]) <= at_least + 20, "a minute after the one before"
+        for task in late:
+            task.cancel()
+
     play(world, story)
 
 

@@ -128,6 +128,30 @@ def test_nobody_starves_however_many_ask_for_what_is_loaded(world: World) -> Non
     play(world, story)
 
 
+@pytest.mark.parametrize("idle_timeout_min", [0, 30])
+def test_those_who_waited_for_what_had_to_leave_are_answered_when_it_is_back(
+    world: World, idle_timeout_min: float
+) -> None:
+    """One that was launched by hand without an idle time would not wake otherwise."""
+
+    async def story(world: World) -> None:
+        world.policy = Policy(max_models=1, ollama_may_evict_admin=True)
+        alpha = await world.running("alpha", idle_timeout_min=idle_timeout_min)
+        held = [await ask(world, "alpha") for _ in range(alpha.capacity)]
+        waiting = ask(world, "alpha")
+        other = ask(world, "beta")
+        await world.reach(alpha.id, State.DRAINING)
+        for grant in held:
+            grant.release()
+        (await other).release()
+        grant = await waiting
+        assert (grant.instance.id, alpha.generation) == (alpha.id, 2)
+        grant.release()
+
+    world.drain_timeout_s = 5
+    play(world, story)
+
+
 def test_starts_come_in_the_order_of_asking(world: World) -> None:
     order: list[str] = []
 
