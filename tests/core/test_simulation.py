@@ -169,7 +169,8 @@ class Story(RuleBasedStateMachine):
             except asyncio.CancelledError:
                 pass
             except LlamaManError as error:
-                if "was stopped: evicted" in error.message:  # who waits for what has to leave is answered when it is back
+                # Who waits for what has to leave is answered when it is back.
+                if "was stopped: evicted" in error.message:
                     self.faults.append(f"{what}: {error.message}")
             except Exception as error:
                 self.faults.append(f"{what}: {type(error).__name__}: {error}")
