@@ -18,14 +18,15 @@ from scripted_model import write_scripted_model
 
 from llamaman.testing import write_slow_model, write_tiny_model
 from llamaman.testing.engines import available_engines
-from llamaman.testing.manager import Manager
+from llamaman.testing.manager import ENDLESS, Manager
 
 
 @pytest.fixture(scope="module")
 def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
     """A manager with the chat models ``words``, ``thinker``, ``other`` and ``slow`` and the embedding model ``embed``.
 
-    ``words`` calls tools, ``thinker`` thinks; both end their answers. ``slow`` does not.
+    ``words`` calls tools, ``thinker`` thinks; both end their answers. ``slow`` does not, not even where its
+    context is full.
     """
     engine = next((each for each in available_engines() if not each.missing), None)
     if engine is None:
@@ -37,8 +38,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
     write_tiny_model(manager.models / "embed.gguf", embedding=True)
     write_slow_model(manager.models / "slow.gguf")
     with manager:
-        for model in ("words", "thinker", "other", "slow"):
+        for model in ("words", "thinker", "other"):
             manager.preset(model)
+        manager.preset("slow", **ENDLESS)
         manager.preset("embed", embedding_model=True)
         manager.setting(inference={"cold_starts_per_minute": 0})  # one key for all of the tests
         yield manager

@@ -12,7 +12,7 @@ import pytest
 from samples import HELLO
 from scripted_model import WORDS
 
-from llamaman.testing.manager import Manager
+from llamaman.testing.manager import ENDLESS, FOR_EVER, Manager
 from llamaman.testing.wire import Answer, Request, call
 
 Json = dict[str, Any]
@@ -36,10 +36,10 @@ STREAMS: dict[str, tuple[Json, Callable[[Json], str]]] = {
         {"input": "hello"},
         lambda event: event["delta"] if event["type"] == "response.output_text.delta" else "",
     ),
-    "/v1/messages": ({"messages": HELLO, "max_tokens": 5000}, _messages),
+    "/v1/messages": ({"messages": HELLO, "max_tokens": FOR_EVER}, _messages),
     "/completion": ({"prompt": "hello"}, lambda event: event["content"]),
     "/chat/completions": ({"messages": HELLO}, _choice),
-    "/upstream/{}/v1/messages": ({"messages": HELLO, "max_tokens": 5000}, _messages),
+    "/upstream/{}/v1/messages": ({"messages": HELLO, "max_tokens": FOR_EVER}, _messages),
     "/upstream/{}/v1/chat/completions": ({"messages": HELLO}, _choice),
     "/upstream/{}/completion": ({"prompt": "hello"}, lambda event: event["content"]),
 }
@@ -98,7 +98,7 @@ def test_a_refusal_before_the_first_piece_keeps_its_status(site: Manager, path: 
 
 @every_stream
 def test_an_engine_that_dies_in_a_stream_ends_it_with_an_error_event(site: Manager, path: str) -> None:
-    instance = site.launch("slow", restart_policy="never")
+    instance = site.launch("slow", restart_policy="never", **ENDLESS)
     where, body = asked(path, "slow", stream=True)
     own_key = site.key("inference").secret  # a key answers for what it crashes
     with Request(site.proxy_port, "POST", where, key=own_key, body=body, seconds=60) as request:

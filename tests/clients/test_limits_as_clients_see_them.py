@@ -17,7 +17,7 @@ from scripted_model import write_scripted_model
 
 from llamaman.testing import write_slow_model
 from llamaman.testing.engines import available_engines
-from llamaman.testing.manager import Manager
+from llamaman.testing.manager import ENDLESS, FOR_EVER, Manager
 
 pytestmark = pytest.mark.real("engine")
 
@@ -34,7 +34,7 @@ def small_site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Manager]:
         write_slow_model(manager.models / "slow.gguf")
         manager.manage("POST", "/api/models/rescan")
         manager.preset("words")
-        manager.launch("slow", max_concurrent=1, max_queue_depth=1)
+        manager.launch("slow", max_concurrent=1, max_queue_depth=1, **ENDLESS)
         yield manager
         manager.terminate()
 
@@ -44,7 +44,7 @@ def busy(manager: Manager, requests: int) -> Iterator[None]:
     """That many requests are with ``slow``, the first of them computing."""
     with ExitStack() as stack:
         for number in range(1, requests + 1):
-            stack.enter_context(manager.ask("slow", stream=True, max_tokens=3500))
+            stack.enter_context(manager.ask("slow", stream=True, max_tokens=FOR_EVER))
             manager.until(
                 lambda number=number: sum(_counts(manager)) == number, f"request {number} to be counted"
             )
@@ -116,5 +116,5 @@ def test_the_sdks_own_retries_get_through_once_there_is_room(small_site: Manager
     ):
         with busy(small_site, requests=2):
             answer = pool.submit(patient.chat.completions.create, model="slow", messages=HELLO, max_tokens=4)
-            assert refused.wait(10)
-        assert answer.result(30).choices[0].finish_reason == "length"
+            assert refused.wait(60)
+        assert answer.result(60).choices[0].finish_reason == "length"

@@ -9,7 +9,7 @@ from foreign_env import ForeignClient, Raised
 from samples import HELLO, MOOD, ONLY_MOOD, WEATHER_TOOL
 from scripted_model import CALL, THOUGHT, WORDS
 
-from llamaman.testing.manager import Manager
+from llamaman.testing.manager import FOR_EVER, Manager
 
 pytestmark = pytest.mark.real("engine")
 
@@ -75,8 +75,8 @@ def test_errors_are_its_response_error_with_status_and_words(ollama_js: ForeignC
 
 
 def test_an_abort_frees_the_slot(ollama_js: ForeignClient, site: Manager) -> None:
-    ended = ollama_js("abort_after_first", model="slow", messages=HELLO, options={"num_predict": 3000})
+    ended = ollama_js("abort_after_first", model="slow", messages=HELLO, options={"num_predict": FOR_EVER})
     assert ended["seen"] >= 1
     assert ended["name"] == "AbortError"
     (slow,) = [each for each in site.instances() if each["model"] == "slow"]
-    site.until(lambda: site.busy_slots(slow["id"]) == 0, "the slot to be free", seconds=3)
+    site.until(lambda: site.busy_slots(slow["id"]) == 0, "the slot to be free", seconds=30)

@@ -14,7 +14,7 @@ from ollama import AsyncClient, Client
 from samples import HELLO, MOOD, ONLY_MOOD, PIXEL, WEATHER_TOOL
 from scripted_model import CALL, THOUGHT, WEATHER, WORDS
 
-from llamaman.testing.manager import Manager
+from llamaman.testing.manager import FOR_EVER, Manager
 
 pytestmark = pytest.mark.real("engine")
 
@@ -287,9 +287,9 @@ def test_no_key_is_needed_where_none_is_asked_for(url: str, open_site: Manager) 
 
 
 def test_leaving_a_stream_frees_the_slot(client: Client, site: Manager) -> None:
-    stream = client.chat("slow", HELLO, stream=True, options={"num_predict": 3000})
+    stream = client.chat("slow", HELLO, stream=True, options={"num_predict": FOR_EVER})
     next(iter(stream))
     (slow,) = [each for each in site.instances() if each["model"] == "slow"]
     assert site.busy_slots(slow["id"]) == 1
     stream.close()
-    site.until(lambda: site.busy_slots(slow["id"]) == 0, "the slot to be free", seconds=3)
+    site.until(lambda: site.busy_slots(slow["id"]) == 0, "the slot to be free", seconds=30)

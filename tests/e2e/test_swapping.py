@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import pytest
 
+from llamaman.testing import processes
 from llamaman.testing.engines import TestEngine
 from llamaman.testing.manager import Manager
 from llamaman.testing.wire import Request, call
@@ -118,7 +121,7 @@ def test_a_stream_is_never_cut_by_the_next_model(crowded: Manager, slow: Callabl
             others = [clients.submit(generate, crowded, model) for model in MODELS[:5]]
             rest = list(events)
         assert rest[-1] == "[DONE]"
-        assert [other.result(60)[0] for other in others] == [200] * 5
+        assert [other.result(120)[0] for other in others] == [200] * 5
 
 
 def test_what_may_not_be_evicted_is_a_503_with_the_figures(crowded: Manager) -> None:
@@ -182,11 +185,16 @@ def test_who_waits_for_room_is_told_why_and_answered_in_the_end(
     crowded.preset(name)
     crowded.setting(allow_ollama_api_override_admin=True)
     kept = crowded.launch(pinned, pinned=True)
-    body = {"model": name, "prompt": "hello", "options": {"num_predict": 300}}
-    with Request(
-        crowded.proxy_port, "POST", "/api/generate", key=crowded.inference_key, body=body, seconds=60
-    ) as stream:
-        stream.begun.readline()
+    assert generate(crowded, name)[0] == 200
+    (running,) = (each for each in crowded.instances() if each["model_name"] == f"{name}.gguf")
+    body = {"model": name, "prompt": "hello", "options": {"num_predict": 30}}
+    with (
+        Request(
+            crowded.proxy_port, "POST", "/api/generate", key=crowded.inference_key, body=body, seconds=120
+        ) as stream,
+        processes.frozen(running["pid"]),  # so that its answer is not done before the newcomer has waited
+    ):
+        crowded.until(lambda: crowded.instance(running["id"])["queue"]["active"] == 1, "it to run")
         waiting = at_once.submit(generate, crowded, newcomer)
 
         def why() -> str:
@@ -194,9 +202,10 @@ def test_who_waits_for_room_is_told_why_and_answered_in_the_end(
 
         crowded.until(lambda: "waits for room" in why(), "it to wait for room")
         assert f"{name} " in why(), "what has to leave"
+        os.kill(running["pid"], signal.SIGCONT)
         *_, last = stream.begun.read().splitlines()
-    assert json.loads(last)["eval_count"] == 300, "nothing was cut"
-    status, text = waiting.result(60)
+    assert json.loads(last)["eval_count"] == 30, "nothing was cut"
+    status, text = waiting.result(120)
     assert status == 200, text
     assert crowded.instance(kept["id"])["generation"] == 1, "pinned"
     (event,) = crowded.manage("GET", "/api/events?topic=admission")

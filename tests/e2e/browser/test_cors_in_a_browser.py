@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from llamaman.testing.manager import CHAT, Manager
+from llamaman.testing.manager import CHAT, ENDLESS, FOR_EVER, Manager
 from llamaman.testing.wire import call
 
 pytestmark = pytest.mark.real("chromium")
@@ -89,7 +89,7 @@ def test_a_page_with_a_key_lists_models_and_streams_a_chat_from_any_origin(
     shutil.copy(slow_model, manager.models / "slow.gguf")
     manager.manage("POST", "/api/models/rescan")
     manager.launch("tiny")
-    manager.launch("slow")
+    manager.launch("slow", **ENDLESS)
     key = manager.inference_key
     for port in (manager.proxy_port, manager.port):
         base = f"http://127.0.0.1:{port}"
@@ -101,7 +101,7 @@ def test_a_page_with_a_key_lists_models_and_streams_a_chat_from_any_origin(
         chatted = foreign.evaluate(STREAM, [f"{base}{CHAT}", chat(key=key, stream=True), True])
         assert chatted["status"] == 200
         assert chatted["text"].rstrip().endswith("[DONE]")
-        long = chat("slow", key=key, stream=True, max_tokens=3000)
+        long = chat("slow", key=key, stream=True, max_tokens=FOR_EVER)
         begun = foreign.evaluate(STREAM, [f"{base}{CHAT}", long, False])
         assert begun["text"].startswith("data: ")
         assert "[DONE]" not in begun["text"], "it came as it was written"
