@@ -1,7 +1,7 @@
 """The one path of every inference request, from authentication to the released slot.
 
-Reading order: :meth:`Pipeline.handle`, which is the path in the order in which a request meets it;
-``_serve`` drives the dialect's generator, whose calls :mod:`llamaman.gateway.engine_calls` carries out.
+Reading order: :meth:`Pipeline.handle`, which is the path in the order in which a request meets it. With a slot in
+hand, :mod:`llamaman.gateway.driver` drives the dialect's generator.
 """
 
 from __future__ import annotations
@@ -44,36 +44,23 @@ from llamaman.gateway.body_guard import (
 from llamaman.gateway.broken_engines import BrokenEngines
 from llamaman.gateway.crash_notes import Blamed, nobody_is_told
 from llamaman.gateway.dialect import (
-    Call,
-    Calls,
-    Chunk,
     Dialect,
-    Emit,
-    Event,
     InferenceRoute,
     Intent,
     Lease,
-    Next,
-    Op,
     Reply,
-    Result,
-    Results,
-    Serving,
-    Start,
-    Value,
-    Work,
 )
 from llamaman.gateway.dialect import Request as DialectRequest
+from llamaman.gateway.driver import Driver
 from llamaman.gateway.engine_calls import EngineCalls
-from llamaman.gateway.engine_faults import context_full, context_too_small, is_context_full
-from llamaman.gateway.event_stream import EventStream
+from llamaman.gateway.engine_faults import context_too_small
 from llamaman.gateway.exchange import Exchange, Exchanges, Send
-from llamaman.gateway.grant import Grant, lease_of
+from llamaman.gateway.forwarded import forward_call, forward_record
+from llamaman.gateway.grant import Grant
 from llamaman.gateway.heads import Head
 from llamaman.gateway.limits import ClientGone
 from llamaman.gateway.media import Media
 from llamaman.gateway.media_places import Place
-from llamaman.gateway.overrides import sampling_overrides
 from llamaman.gateway.pictures import find, may_see, sees
 from llamaman.gateway.pool import Pools, Wish
 from llamaman.gateway.request import Request
@@ -87,7 +74,7 @@ from llamaman.gateway.request_checks import (
     resolve,
 )
 from llamaman.gateway.upstream import UpstreamError
-from llamaman.records import NOBODY, ForwardCall, ForwardRecord, Identity, InstanceView, ModelView
+from llamaman.records import NOBODY, ForwardRecord, Identity, InstanceView, ModelView
 
 log = logging.getLogger("llamaman.gateway")
 
@@ -170,7 +157,7 @@ class Pipeline:
     def __init__(self, parts: Parts) -> None:
         self._p = parts
         self.exchanges = Exchanges()
-        self._calls = EngineCalls(parts.request_timeout_s, parts.registry.suspect)
+        self._driver = Driver(parts.hooks, EngineCalls(parts.request_timeout_s, parts.registry.suspect))
         self._broken = BrokenEngines(parts.registry, parts.request_timeout_s, parts.blamed)
 
     async def handle(
@@ -320,7 +307,7 @@ class Pipeline:
         exchange.dialect.check(intent, model)  # first: its refusals have the words that its clients know
         check_role(intent, model, embedding)
         if parts.hooks.has("admit"):
-            raise_reject(parts.hooks.admit(self._forward_call(exchange, intent, model)))
+            raise_reject(parts.hooks.admit(forward_call(exchange, intent, model)))
         if intent.action == "unload":
             await self._unload(exchange, intent, model)
             return
@@ -335,7 +322,7 @@ class Pipeline:
             try:
                 if media and sees(grant.instance.facts):  # more than its files promise
                     intent, media = await self._settled(exchange, intent, asked, media), ()
-                await self._serve(exchange, intent, model, grant)
+                await self._driver.serve(exchange, intent, model, grant)
                 return
             except ContextFull:
                 if alone:
@@ -411,89 +398,6 @@ class Pipeline:
                 raise PluginError(exchange.dialect.name, "an unload is answered, nothing else")
             await exchange.reply(op)
 
-    def _forward_call(self, exchange: Exchange, intent: Intent, model: ModelView) -> ForwardCall:
-        return ForwardCall(
-            request_id=exchange.id,
-            surface=exchange.surface.name,
-            dialect=exchange.dialect.name,
-            path=exchange.path,
-            model=model.name,
-            identity=exchange.identity,
-            stream=intent.stream,
-            body=intent.request.json if intent.request else {},
-            instance_id=exchange.instance_id,
-        )
-
-    # --- driving the dialect -------------------------------------------------------------------------
-
-    async def _serve(self, exchange: Exchange, intent: Intent, model: ModelView, grant: Grant) -> None:
-        patch = sampling_overrides(grant.instance.options, intent.needs)
-        if self._p.hooks.has("pre_forward"):
-            patch = {**patch, **await self._pre_forward(exchange, intent, model)}
-        serving = exchange.dialect.serve(intent, model, lease_of(grant))
-        stream: EventStream | None = None
-        event: Event = None
-        is_large = intent.request is not None and len(intent.request.raw) > ON_LOOP
-        told = False
-        try:
-            while True:
-                step = partial(_step, serving, event)
-                # To translate a large body takes long; what the engine says comes in small pieces.
-                is_long = is_large and not told and not isinstance(event, Chunk)
-                op = await beside_the_loop(step) if is_long else step()
-                if op is None:
-                    break
-                event = None
-                told = isinstance(op, Emit | Start)
-                if isinstance(op, Emit):
-                    await exchange.hold(op.data)
-                    continue
-                if not (isinstance(op, Next) and stream and stream.has_more):
-                    await exchange.flush()  # what comes next may take its time
-                if isinstance(op, Call):
-                    if op.mode == "stream":
-                        if stream:
-                            self._calls.done_with(stream.response, grant)
-                            stream = None
-                        event, stream = await self._calls.begin_stream(exchange, op, grant, patch)
-                    else:
-                        event = await self._calls.call(exchange, op, grant, patch)
-                elif isinstance(op, Next):
-                    event = await stream.next() if stream else Result(200, b"")
-                elif isinstance(op, Reply):
-                    await exchange.reply(op)
-                elif isinstance(op, Start):
-                    await exchange.start(op.status, op.headers)
-                elif isinstance(op, Calls):
-                    event = await self._calls.calls(op, exchange, grant, patch)
-                elif isinstance(op, Work):
-                    event = Value(await asyncio.to_thread(op.function, *op.arguments))
-                for result in event.results if isinstance(event, Results) else (event,):
-                    if isinstance(result, Result) and is_context_full(result):
-                        raise context_full(model.name, grant.instance.context_length)
-        finally:
-            if stream:  # first: what the dialect does when it is closed may fail
-                self._calls.done_with(stream.response, grant)
-            serving.close()
-        if not exchange.request.answered:
-            await exchange.finish()
-
-    async def _pre_forward(self, exchange: Exchange, intent: Intent, model: ModelView) -> dict[str, Any]:
-        call = self._forward_call(exchange, intent, model)
-        hooks = self._p.hooks
-        if hooks.pre_forward_blocks():
-            try:
-                async with asyncio.timeout(_HOOK_DEADLINE_S):
-                    outcome = await asyncio.to_thread(hooks.pre_forward, call)
-            except TimeoutError:
-                raise PluginError(
-                    "pre_forward", f"no answer within {_HOOK_DEADLINE_S:g} s", status=503
-                ) from None
-        else:
-            outcome = hooks.pre_forward(call)
-        raise_reject(outcome)
-        return dict(outcome) if isinstance(outcome, Mapping) else {}
-
     def _record(self, exchange: Exchange) -> None:
         meter = exchange.meter
         instance = self._p.registry.get(exchange.instance_id) if exchange.instance_id else None
@@ -502,36 +406,7 @@ class Pipeline:
             self._p.registry.served(instance, meter.tokens_per_second, meter.prompt_per_second, ttft)
         if not self._p.hooks.has("post_forward"):
             return
-        usage = meter.usage()
-        error = exchange.ended_by
-        self._p.record(
-            ForwardRecord(
-                request_id=exchange.id,
-                surface=exchange.surface.name,
-                dialect=exchange.dialect.name,
-                path=exchange.path,
-                model=exchange.model.name if exchange.model else "",
-                instance_id=exchange.instance_id,
-                actor=exchange.identity.actor,
-                key_id=exchange.identity.key_id,
-                status=exchange.status,
-                stream=exchange.stream,
-                started=exchange.began,
-                duration_s=time.monotonic() - meter.started,
-                queued_s=exchange.queued_s,
-                usage=usage,
-                outcome=exchange.outcome,
-                error=error.message if error else None,
-            )
-        )
-
-
-def _step(serving: Serving, event: Event) -> Op | None:
-    """A dialect's next operation; None at its end. A thread's result cannot be a StopIteration."""
-    try:
-        return serving.send(event)
-    except StopIteration:
-        return None
+        self._p.record(forward_record(exchange))
 
 
 def _home(intent: Intent) -> str | None:

@@ -180,7 +180,7 @@ class House:
             self.instance.active == 0
             and self.engine.busy == 0
             and len(self.upstream._all) == idle
-            and not self.pipeline._calls._cleanups
+            and not self.pipeline._driver._calls._cleanups
             and not self.pipeline.exchanges.all()
         )
 
