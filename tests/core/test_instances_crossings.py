@@ -10,8 +10,7 @@ from typing import Any
 
 import pytest
 
-from llamaman.core import errands, notes, supervisor
-from llamaman.core import instances as registry
+from llamaman.core import by_hand, errands, notes, supervisor
 from llamaman.core.admission import Policy
 from llamaman.errors import Conflict, LaunchError, LlamaManError, NotFound
 from llamaman.gateway.grant import Grant
@@ -24,7 +23,7 @@ Story = Callable[[World], Coroutine[Any, Any, None]]
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
-    monkeypatch.setattr(registry, "USER_DRAIN_S", 0.2)
+    monkeypatch.setattr(by_hand, "USER_DRAIN_S", 0.2)
     monkeypatch.setattr(supervisor, "FIRST_BACKOFF_S", 0.02)
     return World(tmp_path)
 

@@ -16,8 +16,7 @@ from typing import Any
 
 import pytest
 
-from llamaman.core import breaker, fetching, notes, reconcile, supervisor
-from llamaman.core import instances as registry
+from llamaman.core import breaker, by_hand, fetching, notes, reconcile, supervisor
 from llamaman.core.admission import Policy
 from llamaman.errors import LaunchError, LlamaManError
 from llamaman.records import Exit, State
@@ -32,7 +31,7 @@ STEPS = 150
 @pytest.fixture(autouse=True)
 def _hurry(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pauses of seconds become pauses of milliseconds."""
-    monkeypatch.setattr(registry, "USER_DRAIN_S", 0.05)
+    monkeypatch.setattr(by_hand, "USER_DRAIN_S", 0.05)
     monkeypatch.setattr(supervisor, "FIRST_BACKOFF_S", 0.01)
     monkeypatch.setattr(notes, "FIRST_WRITE_PAUSE_S", 0.01)
     monkeypatch.setattr(notes, "LONGEST_WRITE_PAUSE_S", 0.05)
