@@ -8,11 +8,14 @@ from typing import Any
 
 import pytest
 
-from llamaman.testing.manager import CHAT, Manager
+from llamaman.testing.manager import CHAT, ENDLESS, FOR_EVER, Manager
 from llamaman.testing.wire import Answer, Request, call
 
-#: What takes no JSON for an engine: uploads, and what is answered for ollama.com.
-OTHERS = ("/audio/transcriptions", "/me", "/signout", "/web_fetch", "/web_search")
+#: What takes no JSON for an engine: uploads, and what is answered without one, for ollama.com and for its models.
+OTHERS = (
+    *("/audio/transcriptions", "/me", "/signout", "/web_fetch", "/web_search"),
+    *("/api/pull", "/api/push", "/api/create", "/api/copy", "/api/blobs/{digest}"),
+)
 
 
 def bodies(path: str) -> Iterator[tuple[str, bytes]]:
@@ -46,12 +49,12 @@ def test_the_bodies_that_end_an_engine_are_refused_on_every_route_and_nobody_not
     plain_manager: Manager, slow: Callable[[Manager], str], surface: str
 ) -> None:
     manager = plain_manager
-    instance = manager.launch(slow(manager), ctx_size=8192)
+    instance = manager.launch(slow(manager), **ENDLESS)
     tiny = manager.launch("tiny")
     port = manager.proxy_port if surface == "proxy" else tiny["port"]
     paths = inference(manager, surface)
     assert {CHAT, "/v1/completions", "/v1/embeddings"} <= set(paths)
-    with manager.ask("slow", stream=True, max_tokens=5000) as stream:
+    with manager.ask("slow", stream=True, max_tokens=FOR_EVER) as stream:
         events = stream.events()
         next(events)
         for path in paths:
@@ -154,7 +157,7 @@ def test_of_several_requests_in_a_crashed_engine_none_is_punished_and_none_sent_
     instance = manager.launch("tiny", parallel=2)
     other = manager.launch("tiny", parallel=2)
     sender = manager.key("inference")
-    with manager.ask("tiny", stream=True, max_tokens=1000, port=instance["port"]) as stream:
+    with manager.ask("tiny", stream=True, max_tokens=FOR_EVER, port=instance["port"]) as stream:
         events = stream.events()
         next(events)
         answer = poison(manager, sender.secret, port=instance["port"])
