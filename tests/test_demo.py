@@ -205,7 +205,7 @@ class TestTheModel:
             started = time.monotonic()
             problem = demo_model.unreachable(f"http://127.0.0.1:{silent.getsockname()[1]}/model")
         assert problem is not None
-        assert time.monotonic() - started < 4 * demo_model.HUB_TIMEOUT_S
+        assert time.monotonic() - started < 20 * demo_model.HUB_TIMEOUT_S
 
 
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:

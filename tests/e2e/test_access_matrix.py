@@ -70,7 +70,7 @@ def _callers(manager: Manager) -> dict[str, Caller]:
     made = [stranger(), local(manager)]
     made += [with_key(f"key {s}", manager.key(s).secret) for s in ("view", "inference", "manage", "admin")]
     made.append(with_key("key of another model", manager.key("inference", models=["other"]).secret))
-    soon = (datetime.now(UTC) + timedelta(seconds=1)).isoformat()
+    soon = (datetime.now(UTC) + timedelta(seconds=5)).isoformat()
     expired, revoked = manager.key("admin", expires=soon), manager.key("admin")
     manager.revoke(revoked)
     made += [with_key("key expired", expired.secret), with_key("key revoked", revoked.secret)]

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from llamaman.testing.manager import Manager
+from llamaman.testing.manager import ENDLESS, FOR_EVER, Manager
 from llamaman.testing.wire import Request, call, refuses
 
-ANSWERS_AGAIN_S = 15.0
+ANSWERS_AGAIN_S = 60.0
 """Generous: the promise is 2 s on a quiet machine, and the figure is noted."""
 
 
@@ -39,12 +39,12 @@ def test_killed_in_the_middle_of_a_stream_it_adopts_every_instance_under_its_id(
     manager: Manager, slow: Callable[[Manager], str], measured: Callable[[str, float], None]
 ) -> None:
     slow(manager)
-    running = [manager.launch("slow"), manager.launch("tiny"), manager.launch("tiny")]
+    running = [manager.launch("slow", **ENDLESS), manager.launch("tiny"), manager.launch("tiny")]
     stopped = manager.launch("tiny")
     manager.stop(stopped["id"])
     engines = set(manager.engines())
     assert engines == {instance["pid"] for instance in running}
-    with manager.ask("slow", stream=True, max_tokens=2000) as request:
+    with manager.ask("slow", stream=True, max_tokens=FOR_EVER) as request:
         events = request.events()
         next(events)
         manager.kill()
@@ -84,14 +84,14 @@ def _is_healthy_as(manager: Manager, instance_id: str, generation: int) -> dict[
 def test_the_slot_of_a_stream_that_died_with_the_manager_comes_free(
     manager: Manager, slow: Callable[[Manager], str]
 ) -> None:
-    instance = manager.launch(slow(manager))
-    with manager.ask("slow", stream=True, max_tokens=2000) as request:
+    instance = manager.launch(slow(manager), **ENDLESS)
+    with manager.ask("slow", stream=True, max_tokens=FOR_EVER) as request:
         next(request.events())
         manager.kill()
     manager.start()
     answer = manager.chat("slow", max_tokens=2)
     assert answer.status == 200, answer.text
-    manager.until(lambda: manager.busy_slots(instance["id"]) == 0, "the slot", seconds=10)
+    manager.until(lambda: manager.busy_slots(instance["id"]) == 0, "the slot")
 
 
 def test_killed_while_a_model_loads_it_adopts_the_load(tempered: Callable[..., Manager]) -> None:
@@ -191,7 +191,7 @@ def test_a_second_manager_on_the_same_data_is_refused(plain_manager: Manager) ->
     second.log = plain_manager.folder / "second.log"
     try:
         second.spawn()
-        assert second.running.wait(20) == 78
+        assert second.running.wait(60) == 78
         assert "DATA_DIR" in second.output()
     finally:
         second.node = "nobody"

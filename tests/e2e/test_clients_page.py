@@ -57,7 +57,7 @@ def shown(manager: Manager) -> dict[str, str]:
     }
     bash = typed_pages.start_typing(typed, manager.folder, environment)
     try:
-        out, err = bash.communicate(timeout=120)
+        out, err = bash.communicate(timeout=300)
     except subprocess.TimeoutExpired:
         bash.kill()
         raise

@@ -31,7 +31,7 @@ from proven import proven, proves
 
 from llamaman.core.config import VARIABLES
 from llamaman.testing import processes, write_temper
-from llamaman.testing.manager import Manager, command
+from llamaman.testing.manager import ENDLESS, FOR_EVER, Manager, command
 from llamaman.testing.visitor import Visitor
 from llamaman.testing.wire import call, refuses
 
@@ -53,7 +53,7 @@ def with_env(new_manager: Callable[..., Manager]) -> With:
 def refused_start(manager: Manager) -> str:
     """What it says when it does not start because of its configuration."""
     manager.spawn()
-    assert manager.running.wait(30) == EXIT_CONFIG, manager.output()
+    assert manager.running.wait(60) == EXIT_CONFIG, manager.output()
     return manager.output()
 
 
@@ -183,8 +183,8 @@ def test_drain_timeout_bounds_how_long_an_eviction_waits_for_a_running_answer(
 ) -> None:
     manager = with_env({"LLAMAMAN_MAX_MODELS": "1", "DRAIN_TIMEOUT": "0.3"})
     manager.setting(admin_ui_enforce_max_models=True)
-    instance = manager.launch(slow(manager), ctx_size=8192)
-    with manager.ask("slow", stream=True, max_tokens=3000) as request:
+    instance = manager.launch(slow(manager), **ENDLESS)
+    with manager.ask("slow", stream=True, max_tokens=FOR_EVER) as request:
         events = request.events()
         next(events)
         refused = manager.admin("POST", "/api/instances", {"model": "tiny", "threads": 1})
@@ -227,25 +227,25 @@ def test_request_timeout_bounds_silence_and_the_wait_in_the_queue(
     waiting = manager.chat("tiny")
     assert waiting.status in (429, 504), waiting.text
     assert "REQUEST_TIMEOUT" in waiting.error
-    silent = first.result(20)
+    silent = first.result(60)
     assert (silent.status, silent.error) == (504, "the engine was silent for 1 s (REQUEST_TIMEOUT)")
     manager.stop(instance["id"], force=True)
 
 
 @proves("HEALTH_CHECK_TIMEOUT")
-@pytest.mark.parametrize(("seconds", "generation"), [("0.2", 2), ("60", 1)])
+@pytest.mark.parametrize(("seconds", "generation"), [("1", 2), ("60", 1)])
 def test_health_check_timeout_decides_when_a_silent_engine_is_given_up(
     with_env: With, seconds: str, generation: int
 ) -> None:
-    manager = with_env({"REQUEST_TIMEOUT": "1", "HEALTH_CHECK_TIMEOUT": seconds})
+    manager = with_env({"REQUEST_TIMEOUT": "3", "HEALTH_CHECK_TIMEOUT": seconds})
     instance = manager.launch("tiny")
     processes.freeze(instance["pid"])
     assert manager.chat("tiny").status == 504
     if generation == 1:
-        time.sleep(4)  # the impatient one has given up three times by now
+        time.sleep(6)  # the impatient one has given up three times by now
         os.kill(instance["pid"], signal.SIGCONT)
     else:
-        manager.until(lambda: manager.instance(instance["id"])["generation"] == 2, "the restart", seconds=40)
+        manager.until(lambda: manager.instance(instance["id"])["generation"] == 2, "the restart")
     manager.wait_status(instance["id"], "healthy")
     assert manager.chat("tiny").status == 200
     assert manager.instance(instance["id"])["generation"] == generation
@@ -537,7 +537,7 @@ def test_a_broken_plugin_is_listed_or_stops_the_start_when_strict(
     assert manager.chat("tiny").status == 200
     strict = with_env({"PYTHONPATH": str(broken_plugin), "LLAMAMAN_STRICT": "1"}, start=False)
     strict.spawn()
-    assert strict.running.wait(30) != 0
+    assert strict.running.wait(60) != 0
     assert "broken on purpose" in strict.output()
     assert "Traceback" not in strict.output()
 

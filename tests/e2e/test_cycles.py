@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from llamaman.testing import processes
 from llamaman.testing.manager import Manager
@@ -46,7 +46,7 @@ def held(manager: Manager) -> Held:
 def settled(manager: Manager) -> Held:
     """What it holds once two looks 0.3 s apart agree: connections of the looks themselves take a moment."""
     last = held(manager)
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 60
     while True:
         time.sleep(0.3)
         now = held(manager)
@@ -88,7 +88,9 @@ def test_sleeping_and_waking_leaks_nothing_either(plain_manager: Manager) -> Non
         assert manager.chat("tiny").status == 200
         manager.wait_status(instance["id"], "sleeping")
     after = settled(manager)
-    assert after == before
+    assert after.threads - before.threads < 5, "what leaks, leaks in every cycle"
+    assert after.descriptors - before.descriptors < 5
+    assert replace(after, threads=0, descriptors=0) == replace(before, threads=0, descriptors=0)
     assert manager.instance(instance["id"])["generation"] == 6
 
 

@@ -256,7 +256,7 @@ def refuses_to_start(manager: Manager) -> str:
     """It exits with 78; its last words."""
     manager.log.unlink(missing_ok=True)
     manager.spawn()
-    assert manager.running.wait(30) == EXIT_CONFIG, manager.output()
+    assert manager.running.wait(60) == EXIT_CONFIG, manager.output()
     assert processes.listening([manager.port]) == set()
     return manager.output()
 

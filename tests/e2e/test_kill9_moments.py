@@ -11,7 +11,7 @@ import pytest
 
 from llamaman.testing import processes
 from llamaman.testing.engines import TestEngine
-from llamaman.testing.manager import Manager
+from llamaman.testing.manager import ENDLESS, FOR_EVER, Manager
 from llamaman.testing.wire import Request
 
 from .conftest import NewManager
@@ -45,7 +45,7 @@ def test_told_to_end_while_it_boots_it_ends_and_leaves_no_engine(
     manager.kill()
     manager.spawn()
     time.sleep(seconds)  # not to wait for anything: this is the moment of the signal
-    status = manager.terminate(30)
+    status = manager.terminate(60)
     assert status in (0, -signal.SIGTERM), "before it listens to signals they just end it"
     if status == 0:
         assert not manager.engines()
@@ -64,7 +64,7 @@ def test_told_to_end_while_models_load_it_ends_without_them(
     with waiting:
         for _ in range(signals - 1):
             manager.running.terminate()
-        assert manager.terminate(30) == 0
+        assert manager.terminate(60) == 0
     assert not manager.engines()
     assert not processes.listening((*manager.public_ports, *manager.internal_ports))
 
@@ -73,10 +73,10 @@ def test_told_to_end_during_a_stream_it_gives_it_time_and_then_ends(
     plain_manager: Manager, slow: Callable[[Manager], str]
 ) -> None:
     manager = plain_manager
-    manager.launch(slow(manager))
-    with manager.ask("slow", stream=True, max_tokens=100_000) as request:
+    manager.launch(slow(manager), **ENDLESS)
+    with manager.ask("slow", stream=True, max_tokens=FOR_EVER) as request:
         next(request.events())
-        assert manager.terminate(30) == 0
+        assert manager.terminate(60) == 0
     assert not manager.engines()
 
 
@@ -87,7 +87,7 @@ def test_told_to_end_while_a_stop_is_under_way_it_completes_the_stop(
     instance = manager.launch("tiny", idle_timeout_min=60)
     with Request(manager.admin_socket, "DELETE", f"/api/instances/{instance['id']}"):
         manager.until(lambda: manager.instance(instance["id"])["state"] == "stopping", "the stop to begin")
-        assert manager.terminate(40) == 0
+        assert manager.terminate(60) == 0
     assert not manager.engines()
     manager.start()
     assert manager.instance(instance["id"])["status"] == "stopped", (

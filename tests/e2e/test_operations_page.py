@@ -14,6 +14,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import closing
@@ -57,8 +58,7 @@ def home(tmp_path: Path, tiny_model: Path) -> Path:
 def environment(home: Path) -> Iterator[dict[str, str]]:
     """What a login shell gives, and ports of our own."""
     ports = processes.free_ports(6)
-    runtime = Path("/tmp") / f"llamaman-page-{os.getpid()}"  # short, for the socket's address
-    runtime.mkdir(mode=0o700)
+    runtime = Path(tempfile.mkdtemp(prefix="llamaman-page-", dir="/tmp"))  # short, for the socket's address
     yield {
         "HOME": str(home),
         "PATH": f"{home / 'bin'}:/usr/bin:/bin",
@@ -91,7 +91,7 @@ def test_the_page_leads_from_nothing_to_a_chat_answer(home: Path, environment: d
     ]
     bash = typed_pages.start_typing(typed, home, environment)
     try:
-        out, err = bash.communicate(timeout=120)
+        out, err = bash.communicate(timeout=300)
     finally:
         stop_serving(home)
     log = (home / "llamaman.log").read_text(errors="replace")
@@ -117,7 +117,7 @@ def stop_serving(home: Path) -> None:
         line = Path(f"/proc/{pid}/cmdline")
         if line.exists() and b"serve" in line.read_bytes().split(b"\0"):
             os.kill(pid, signal.SIGTERM)
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 60
     while any(processes.environ(pid).get("HOME") == str(home) for pid in processes.pids()):
         assert time.monotonic() < deadline, "it does not end"
         time.sleep(0.05)

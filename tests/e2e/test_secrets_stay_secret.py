@@ -308,7 +308,7 @@ def instances(net: Net, planted: Planted, manager: Manager) -> None:
     (environ,) = manager.engines(instance["id"]).values()
     planted.plant("engine's own key", environ["LLAMA_API_KEY"])
     os.kill(instance["pid"], signal.SIGABRT)
-    manager.until(lambda: manager.instance(instance["id"])["generation"] == 2, "the restart", seconds=30)
+    manager.until(lambda: manager.instance(instance["id"])["generation"] == 2, "the restart")
     manager.wait_status(instance["id"], "healthy")
     for each in manager.instances():
         net.ask(socket_, "GET", f"/api/instances/{each['id']}", "an instance")
@@ -407,6 +407,8 @@ def reading(net: Net, planted: Planted, manager: Manager) -> None:
         if row["method"] == "GET" and row["surface"] == "manage" and "{" not in row["path"]:
             if row["path"].endswith("/stream"):
                 with contextlib.closing(_stream(manager, row["path"])) as line:
+                    line.settimeout(30)
+                    net.keep(f"head of {row['path']}", line.recv(1))
                     line.settimeout(0.3)
                     with contextlib.suppress(TimeoutError):
                         while block := line.recv(65536):

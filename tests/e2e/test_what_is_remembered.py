@@ -62,7 +62,7 @@ def test_a_preset_that_asks_for_a_start_at_boot_is_in_the_record_at_once(plain_m
     assert _start_at_boot(manager, instance["id"]) is False
     for wanted in (True, False, True):
         manager.preset("tiny", start_at_boot=wanted)
-        manager.until(lambda: _start_at_boot(manager, instance["id"]) is wanted, "the record", seconds=5)  # noqa: B023 - called before the next turn
+        manager.until(lambda: _start_at_boot(manager, instance["id"]) is wanted, "the record")  # noqa: B023 - called before the next turn
     manager.kill()
     os.kill(instance["pid"], signal.SIGKILL)
     manager.until(lambda: not manager.engines(), "the engine to be gone")
