@@ -84,7 +84,7 @@ def only_of(labels: Sequence[str], network: str) -> Callable[[Iterator[bytes]], 
     def is_wanted(event: Mapping[str, Any]) -> bool:
         attributes = (event.get("Actor") or {}).get("Attributes") or {}
         if event.get("Type") == "network":
-            return attributes.get("name") == network
+            return event.get("Action") == "disconnect" and attributes.get("name") == network
         return all(
             key in attributes and (not equals or attributes[key] == value) for key, equals, value in wanted
         )

@@ -140,10 +140,11 @@ class Network:
         joined = _networks(inspected).get(self._name)
         if joined is None:
             return False
-        return address.port != PORT or address.host in (
-            joined.get("IPAddress"),
-            joined.get("GlobalIPv6Address"),
-        )
+        if (
+            address == NOWHERE or address.host == self._dialled
+        ):  # the daemon passes on what comes to a port there
+            return True
+        return address.host in (joined.get("IPAddress"), joined.get("GlobalIPv6Address"))
 
     # --- making it -----------------------------------------------------------------------------------
 

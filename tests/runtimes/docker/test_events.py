@@ -237,8 +237,9 @@ def test_what_we_end_ourselves_has_not_left_its_place(ward: Ward, monkeypatch: p
 
 
 def test_of_other_containers_and_networks_nothing_is_heard() -> None:
-    def event(kind: str, attributes: dict[str, str]) -> bytes:
-        return json.dumps({"Type": kind, "Actor": {"ID": "x", "Attributes": attributes}}).encode() + b"\n"
+    def event(kind: str, attributes: dict[str, str], action: str = "disconnect") -> bytes:
+        told = {"Type": kind, "Action": action, "Actor": {"ID": "x", "Attributes": attributes}}
+        return json.dumps(told).encode() + b"\n"
 
     said = [
         event("container", {"a": "1", "b": "2"}),
@@ -246,6 +247,8 @@ def test_of_other_containers_and_networks_nothing_is_heard() -> None:
         event("container", {"a": "2", "b": "2"}),
         event("network", {"name": "ours", "container": "y"}),
         event("network", {"name": "ours-too", "container": "z"}),
+        event("network", {"name": "ours"}, "create"),
+        event("network", {"name": "ours"}, "destroy"),
         b'{"Type":"container"}\n',
     ]
     heard = list(only_of(["a=1", "b"], "ours")(iter(said)))
@@ -254,7 +257,7 @@ def test_of_other_containers_and_networks_nothing_is_heard() -> None:
         {"name": "ours", "container": "y"},
     ]
     podman = {"Type": "network", "Action": "disconnect", "Actor": {"ID": "p", "Attributes": {"name": "ours"}}}
-    assert [read_event(each)[:2] for each in (heard[1], podman)] == [("y", ""), ("p", "disconnect")]
+    assert [read_event(each)[:2] for each in (heard[1], podman)] == [("y", "disconnect"), ("p", "disconnect")]
 
 
 def test_whoever_watches_too_late_is_told_at_once(ward: Ward) -> None:

@@ -20,6 +20,7 @@ from llamaman.records import Address
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError
 from llamaman.runtimes.docker.network import NOWHERE, Network, Reach
 from llamaman.runtimes.docker.place import Place
+from llamaman.runtimes.docker.walls import PORT
 
 pytestmark = pytest.mark.real("docker")
 
@@ -301,6 +302,25 @@ def test_a_published_port_answers_on_an_ordinary_network(
     healthy(address)
     assert network.address({}, "a", 8123) == Address("127.0.0.1", 8123)
     assert new(host_addr="10.9.8.7").address({}, "a", 8123) == Address("10.9.8.7", 8123)
+
+
+def test_an_engine_behind_a_port_of_its_own_number_is_at_its_place(
+    new: NewNetwork, scratch_names: Any
+) -> None:
+    """Whoever takes INTERNAL_PORT_RANGE_START=8080 has engines published at the port that they listen on."""
+    inspected = {"NetworkSettings": {"Networks": {scratch_names.network: {"IPAddress": "172.30.0.2"}}}}
+    elsewhere = {"NetworkSettings": {"Networks": {}}}
+    for host_addr, dialled in ((None, "127.0.0.1"), ("192.0.2.7", "192.0.2.7")):
+        network = new(host_addr=host_addr)
+        for place in (
+            Address(dialled, PORT),
+            Address(dialled, PORT + 1),
+            Address("172.30.0.2", PORT),
+            NOWHERE,
+        ):
+            assert network.is_at(inspected, place)
+            assert not network.is_at(elsewhere, place)
+        assert not network.is_at(inspected, Address("172.30.0.3", PORT)), "it has another's address by now"
 
 
 def test_ports_are_dead_on_a_closed_network_that_is_not_ours_or_in_use(

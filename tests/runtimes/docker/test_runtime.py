@@ -302,6 +302,19 @@ def test_who_begins_to_watch_an_engine_that_was_taken_off_the_network_is_told(
     assert lab.all(daemon) == []
 
 
+def test_a_manager_outside_containers_is_never_told_that_its_own_left_the_network(
+    lab: Lab, daemon: Daemon, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What becomes of the network itself is told, too, and the new network of its first engine is such news."""
+    runtime = lab.runtime()
+    handle = runtime.start(lab.plan(runtime))
+    told: list[Exit] = []
+    runtime.watch(handle, told.append)
+    daemon.kill(handle.container_id or "")
+    until(lambda: told)  # and with it all that came before
+    assert "was taken off" not in caplog.text
+
+
 def test_another_node_s_container_is_not_ours(lab: Lab, daemon: Daemon) -> None:
     mine, theirs = lab.runtime(), lab.runtime(node="node-b" + lab.names.token)
     handle = theirs.start(lab.plan(theirs, node="node-b" + lab.names.token))
