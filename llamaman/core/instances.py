@@ -224,7 +224,9 @@ class Instances:
         What was launched by hand keeps its own idle time.
         """
         instance.last_release = time.monotonic()
-        if seconds is None or not instance.managed or not self._roster.get(instance.id):
+        if seconds is None or not instance.managed or instance.state in STILL:
+            return
+        if not self._roster.get(instance.id):
             return
         instance.keep_alive_s = seconds
         self._roster.supervisor(instance).rearm_idle()

@@ -181,7 +181,6 @@ class Supervisor:
         instance.slots = None
         instance.context_length = None
         instance.facts = None
-        instance.keep_alive_s = None
         instance.last_exit = None
         self._want = None
         self._spawning = True
@@ -472,6 +471,7 @@ class Supervisor:
 
         Whoever asks for a stop from now on waits for the outcome of that one.
         """
+        self.instance.keep_alive_s = None
         waiters, self._stop_waiters = self._stop_waiters, []
         self._background(self._store_outcome(state)).add_done_callback(lambda _: m.tell(waiters, done=True))
 

@@ -98,6 +98,19 @@ def test_a_request_without_it_changes_nothing_and_a_new_load_begins_anew(world: 
     play(world, story)
 
 
+def test_what_was_asked_of_a_run_that_has_ended_meanwhile_does_not_count_for_the_next(world: World) -> None:
+    async def story(world: World) -> None:
+        grant = await world.grant()
+        instance = grant.instance
+        await asyncio.to_thread(world.instances.stop, instance.id, "test", True)
+        grant.release()
+        world.instances.keep_alive(instance, 100.0)
+        await use(world)
+        assert instance.view().expires is None
+
+    play(world, story)
+
+
 def test_what_was_launched_by_hand_keeps_its_own_time(world: World) -> None:
     async def story(world: World) -> None:
         instance = await world.running(idle_timeout_min=5)
@@ -110,12 +123,16 @@ def test_what_was_launched_by_hand_keeps_its_own_time(world: World) -> None:
     play(world, story)
 
 
-def test_an_unload_during_the_load_is_done_when_those_who_wait_were_served(world: World) -> None:
+@pytest.mark.parametrize("generation", [0, 1], ids=["before its start", "during its start"])
+def test_an_unload_during_the_load_is_done_when_those_who_wait_were_served(
+    world: World, generation: int
+) -> None:
     world.runtime.script.start_s = 0.1
 
     async def story(world: World) -> None:
         asking = asyncio.create_task(world.grant())
-        await world.until(lambda: any(view.generation for view in world.instances.views()), "the load")
+        while [view.generation for view in world.instances.views()] != [generation]:
+            await asyncio.sleep(0)
         world.instances.unload(world.models["alpha"].path)
         grant = await asking
         await asyncio.sleep(0.05)
