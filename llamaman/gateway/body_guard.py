@@ -16,7 +16,7 @@ import asyncio
 import json
 import re
 from array import array
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import accumulate
 from typing import Any
 
@@ -250,30 +250,55 @@ def _name(token: bytes) -> str:
 def _look_through(body: dict[str, Any]) -> int:
     """The number of members of all objects; it is less than that of the text where a key is repeated.
 
-    :raises InvalidField: what is written into a string as JSON is nested too deeply.
+    :raises InvalidField: what is written into strings as JSON is out of bounds.
     """
     count = 0
     found: list[Any] = [body]
+    arguments: list[str] = []
     for each in found:  # grows meanwhile
         inner = each
         if type(each) is dict:
             count += len(each)
             inner = each.values()
-            if "arguments" in each:
-                _check_arguments(each["arguments"])
+            for name, value in each.items():
+                if len(name) == 9 and type(value) is str and name.lower() == "arguments":
+                    arguments.append(value)
         for value in inner:
             if type(value) is dict or type(value) is list:
                 found.append(value)  # noqa: PERF401 - a list of its own costs more than the few values of most
+    if arguments:
+        _check_arguments(arguments)
     return count
 
 
-def _check_arguments(text: object) -> None:
-    """JSON written into a string: what a tool was called with, which llama-server parses for a model's template."""
-    if not isinstance(text, str) or text.count("[") + text.count("{") <= limits.BODY_DEPTH:
+def _check_arguments(texts: Sequence[str]) -> None:
+    """JSON written into strings: what tools were called with, which llama-server parses for a model's template.
+
+    It is bounded like the body around it.
+    """
+    is_deep = False
+    objects = values = 0  # at most: what stands in their own strings is counted, too
+    for text in texts:
+        opened = text.count("[") + text.count("{")
+        is_deep = is_deep or opened > limits.BODY_DEPTH
+        objects += opened
+        values += opened + text.count(",")
+    if not is_deep and objects <= limits.BODY_OBJECTS and values <= limits.BODY_VALUES:
         return
-    outside = _outside(text.encode(), inside=False)[0]
-    if _deepest(outside, 0) > limits.BODY_DEPTH:
-        raise _at("arguments", f"is nested deeper than {limits.BODY_DEPTH} levels")
+    objects = values = 0
+    for text in texts:
+        depth = 0
+        for outside in _pieces(text.encode()):
+            opened = outside.count(b"[") + outside.count(b"{")
+            objects += opened
+            values += opened + outside.count(b",")
+            if objects > limits.BODY_OBJECTS:
+                raise _at("arguments", f"hold more than {limits.BODY_OBJECTS:,} lists and objects")
+            if values > limits.BODY_VALUES:
+                raise _at("arguments", f"hold more than {limits.BODY_VALUES:,} values")
+            if depth + opened > limits.BODY_DEPTH and _deepest(outside, depth) > limits.BODY_DEPTH:
+                raise _at("arguments", f"is nested deeper than {limits.BODY_DEPTH} levels")
+            depth += opened - outside.count(b"]") - outside.count(b"}")
 
 
 def _repeated(raw: bytes) -> LlamaManError:

@@ -13,6 +13,7 @@ from typing import Protocol
 
 _PIECE = 256 << 10  # a multiple of three; other threads get their turn between two pieces
 _PIECE -= _PIECE % 3
+_NO_SPACE = str.maketrans("", "", " \t\n\r\v\f")
 
 
 class Source(Protocol):
@@ -56,7 +57,7 @@ class Base64:
     def __init__(self, text: str) -> None:
         start = text.find(",", 0, 1024) + 1 if text[:5].lower() == "data:" else 0
         if "\n" in text or "\r" in text or text[start : start + 1].isspace() or text[-1:].isspace():
-            text, start = "".join(text[start:].split()), 0
+            text, start = _joined(text, start), 0
         self._text, self._start = text, start
         self.size = (len(text) - start) * 3 // 4 - text.count("=", max(start, len(text) - 2))
 
@@ -75,6 +76,16 @@ class Base64:
         except ValueError:  # also what a text with other letters than ASCII's raises
             raise NotBase64("it is not base64") from None
         return data[at - first * 3 :][:count]
+
+
+def _joined(text: str, start: int) -> str:
+    """A text without its spaces and ends of lines, from one place on.
+
+    Not by splitting it: a text of nothing but short lines would take twenty times its memory.
+    """
+    if not text.isascii():
+        return text[start:]  # no base64 anyway, and its letters take long to look up
+    return "".join(text[at : at + _PIECE].translate(_NO_SPACE) for at in range(start, len(text), _PIECE))
 
 
 def pieces(source: Source, at: int, end: int) -> Iterator[bytes]:

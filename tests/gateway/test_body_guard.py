@@ -6,6 +6,7 @@ import asyncio
 import json
 import random
 import time
+import tracemalloc
 from collections.abc import Callable
 from typing import Any
 
@@ -349,6 +350,36 @@ def test_arguments_that_are_json_in_a_string_are_no_deeper_than_a_body(
     passes(around({"arguments": {"a": 1}}))
     error = refused(around({"arguments": f'{{"a":{nested(128).decode()}}}'}))
     assert (error.field, error.message) == ("arguments", "arguments is nested deeper than 128 levels")
+
+
+@pytest.mark.parametrize("name", ["arguments", "Arguments"])
+def test_arguments_in_strings_hold_no_more_than_a_body(name: str) -> None:
+    def calls(*texts: str) -> dict[str, Any]:
+        return {"messages": [{"tool_calls": [{"function": {name: text}} for text in texts]}]}
+
+    half = "[" + ",".join(["[]"] * (limits.BODY_OBJECTS // 2 - 1)) + "]"
+    passes(calls(half, half))
+    error = refused(calls(half, half, "[]"))
+    assert (error.field, error.message) == ("arguments", "arguments hold more than 200,000 lists and objects")
+    many = "[" + ",".join(["1"] * limits.BODY_VALUES) + "]"
+    passes(calls(many))
+    error = refused(calls(many, '{"a":1,"b":2}'))
+    assert (error.field, error.message) == ("arguments", "arguments hold more than 1,000,000 values")
+    passes(calls('{"text":"%s"}' % ("[]," * limits.BODY_VALUES)))
+
+
+def test_arguments_are_looked_at_in_pieces_however_deep_they_are() -> None:
+    deep = "[" * 100 + '"' + "a" * (1 << 20) + '",' + "[" * 28
+    passes({"arguments": deep + "]" * 128})
+    tracemalloc.start()
+    assert refused({"arguments": deep + "[" + "]" * 129}).field == "arguments"
+    quotes = '"bb"' * (1 << 21) + "[]" * 200
+    before, _ = tracemalloc.get_traced_memory()
+    tracemalloc.reset_peak()
+    body_guard._check_arguments([quotes])
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak - before < 3 * len(quotes)
 
 
 def test_a_schema_that_is_written_into_a_text_is_no_way_around() -> None:

@@ -266,6 +266,18 @@ def test_of_a_large_text_only_the_beginning_is_decoded() -> None:
     assert peak < 1 << 20
 
 
+@pytest.mark.parametrize("end", ["\n", " ", "\r\n"])
+def test_a_text_of_short_lines_takes_no_more_memory_than_itself(end: str) -> None:
+    whole = text(png(9, 9) + bytes(2 << 20))
+    lines = end + end.join(whole[at : at + 2] for at in range(0, len(whole), 2))
+    tracemalloc.start()
+    source = Base64(lines)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert (size_of(source), source.read(1 << 20, 3)) == (Size("PNG", 9, 9), bytes(3))
+    assert peak < 3 * len(whole)
+
+
 # --- sounds ---------------------------------------------------------------------------------------------
 
 
