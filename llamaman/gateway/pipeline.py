@@ -78,7 +78,6 @@ from llamaman.records import NOBODY, ForwardRecord, Identity, InstanceView, Mode
 
 log = logging.getLogger("llamaman.gateway")
 
-_HOOK_DEADLINE_S = 5.0
 _ALL_SLOTS = 1 << 30
 
 
@@ -348,6 +347,9 @@ class Pipeline:
         pictures = self._p.media.pictures
         intent = await pictures.settle(media, intent, asked, exchange.dialect, exchange.request)
         exchange.intent = intent
+        if intent.request and intent.request.raw is not asked.raw:
+            # Blame is laid on the text that an engine gets, which is another one now.
+            await self._broken.check_body(exchange.path, intent.request.raw)
         return intent
 
     async def _grant(

@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from llamaman.gateway import pictures
+from llamaman.gateway.exchange import Exchange
 from llamaman.gateway.inline_media import Conversion, examine
 from llamaman.gateway.pictures import convert, may_see, sees
 from llamaman.records import EngineFacts, ModelDetails
@@ -76,6 +77,27 @@ def test_a_webp_is_converted_and_the_dialect_reads_the_request_again(run: Run) -
             assert opened(third) == ("JPEG", (2500, 2000))
             assert fourth == second
             assert dialect.seen.json == home.engine.bodies[0], "the dialect reads what the engine gets"
+
+    run(main())
+
+
+def test_a_converted_request_that_ends_engines_is_known_again(run: Run) -> None:
+    async def main() -> None:
+        async with house(Through(), fine) as home:
+
+            async def dying(path: str, writer: asyncio.StreamWriter) -> None:
+                (exchange,) = home.pipeline.exchanges.all()
+                assert isinstance(exchange, Exchange)
+                exchange.blamed(home.instance)
+                await fine(path, writer)
+
+            home.engine.behave = dying
+            body = said(picture("WEBP"))
+            assert (await send(home, body))[0] == 200
+            status, answer = await send(home, body)
+            assert (status, len(home.engine.seen)) == (422, 1)
+            assert "crashed" in answer["error"]
+            assert home.at_rest()
 
     run(main())
 
