@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from llamaman import InvalidField
 
 _FOREIGN = re.compile(r"[^A-Za-z0-9+/\r\n]")
-#: Characters that are decoded at a time, so that other threads have their turn; a multiple of four.
+#: Characters that are worked on at a time, so that other threads have their turn; a multiple of four.
 _PIECE = 1 << 20
 #: Characters that say what a file is.
 _HEAD = 16
@@ -61,8 +61,9 @@ def check(texts: Sequence[str]) -> None:
             for at in range(0, len(joined), _PIECE):
                 binascii.a2b_base64(joined[at : at + _PIECE], strict_mode=True)
         except ValueError:  # also of letters that are none of ASCII's
-            foreign = _FOREIGN.search(given.rstrip("="))
-            position = foreign.start() if foreign else len(joined)
+            position = _foreign(given.rstrip("="))
+            if position is None:
+                position = len(joined)
             raise InvalidField("images", f"illegal base64 data at input byte {position}") from None
 
 
@@ -83,9 +84,20 @@ def read(text: str) -> Media:
     return Media("image", mime, data)
 
 
+def _foreign(text: str) -> int | None:
+    """Where the first character stands that is none of base64's."""
+    for at in range(0, len(text), _PIECE):
+        if found := _FOREIGN.search(text, at, at + _PIECE):
+            return found.start()
+    return None
+
+
 def _joined(text: str) -> tuple[str, str]:
     """Base64 alone, without line ends and with them."""
     if text[:5].lower() == "data:" and "," in text:
         text = text.partition(",")[2]
     text = text.strip()
-    return text.replace("\r", "").replace("\n", ""), text
+    if "\n" not in text and "\r" not in text:
+        return text, text
+    pieces = (text[at : at + _PIECE] for at in range(0, len(text), _PIECE))
+    return "".join(piece.replace("\r", "").replace("\n", "") for piece in pieces), text

@@ -46,6 +46,8 @@ from llamaman_api_ollama.dialect import CHAT, EMBED, GENERATE
         (GENERATE, {"keep_alive": "300"}, 'time: missing unit in duration "300"'),
         (EMBED, {"keep_alive": True}, "Unsupported type: 'bool'"),
         (GENERATE, {"images": ["!"]}, "illegal base64 data at input byte 0"),
+        (GENERATE, {"images": ["aaaa\n" * 300_000 + "!"]}, "illegal base64 data at input byte 1500000"),
+        (GENERATE, {"images": ["aaaa\n" * 300_000 + "a"]}, "illegal base64 data at input byte 1200001"),
         (CHAT, {"messages": [{"role": "user", "images": ["aaaa!"]}]}, "illegal base64 data at input byte 4"),
         (EMBED, {"input": 5}, "invalid input type"),
         (EMBED, {"input": ["a", 5]}, "invalid input type"),
