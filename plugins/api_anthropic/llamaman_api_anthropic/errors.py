@@ -55,8 +55,7 @@ def engines(status: int, body: bytes) -> tuple[int, str]:
     if not isinstance(message, str) or not message:
         return status, f"the engine answered {status} without saying why"
     tokens, most = error.get("n_prompt_tokens"), error.get("n_ctx")
-    if isinstance(tokens, int) and isinstance(
-        most, int
-    ):  # the words by which clients know that they must shorten it
+    if isinstance(tokens, int) and isinstance(most, int):
+        # The words by which clients know that they must shorten it.
         return status, f"prompt is too long: {tokens} tokens > {most} maximum"
     return status, message

@@ -27,6 +27,7 @@ Entry = dict[str, Any]
 
 #: Entries of a page, where the client does not say, and at most.
 _USUAL, _MOST = 20, 1000
+_LATEST = datetime(9999, 1, 1, tzinfo=UTC).timestamp()
 
 
 def entries(
@@ -106,8 +107,14 @@ def _entry(model: ModelView, instances: Sequence[InstanceView], preset: Mapping[
         "type": "model",
         "id": model.name,
         "display_name": model.name,
-        "created_at": datetime.fromtimestamp(int(model.modified), UTC).isoformat().replace("+00:00", "Z"),
+        "created_at": _time(model.modified),
         "lifecycle": "active",
         "max_input_tokens": context,
         "max_tokens": context,
     }
+
+
+def _time(at: float) -> str:
+    """RFC 3339; a file's time may be anything, and a year has four digits."""
+    whole = int(max(0.0, min(at, _LATEST)))
+    return datetime.fromtimestamp(whole, UTC).isoformat().replace("+00:00", "Z")

@@ -30,6 +30,14 @@ def test_an_entry_is_what_anthropics_clients_demand() -> None:
     assert [entry["id"] for entry in entries(MODELS)] == ["alpha", "beta"], "what cannot run is left out"
 
 
+@pytest.mark.parametrize(
+    ("modified", "told"), [(1e18, "9999-01-01T00:00:00Z"), (-1e18, "1970-01-01T00:00:00Z")]
+)
+def test_a_files_time_may_be_anything(modified: float, told: str) -> None:
+    (entry,) = entries([replace(ALPHA, modified=modified)])
+    assert entry["created_at"] == told
+
+
 def test_its_own_client_takes_an_entry_under_strict_validation() -> None:
     types = pytest.importorskip("anthropic.types")
     for entry in entries(MODELS, (instance_view(ALPHA),)):
