@@ -34,7 +34,7 @@ def chosen(body: dict[str, Any]) -> dict[str, Any]:
             raise InvalidField(
                 "tool_choice", "allowed_tools needs a mode, auto or required, and a list of tools"
             )
-        names = [_name(tool) for tool in some]
+        names = list(dict.fromkeys(map(_name, some)))  # each once: there may be very many
     else:
         raise InvalidField(
             "tool_choice", "of the tools only functions can be chosen here: type function or allowed_tools"
