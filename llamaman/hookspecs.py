@@ -197,6 +197,9 @@ def pre_forward(call: ForwardCall) -> Patch | Reject | None:
     A patch maps dotted paths of object keys to new values. Each implementation sees the body as the ones
     before it left it.
 
+    Once more for a request that is sent again: because its engine broke off before anything was said, or had no context
+    left beside others. So count requests in ``admit``.
+
     Policy: fold
     Thread: event loop if marked ``@nonblocking``, else a small pool
     Budget: 5 ms; three overruns move a nonblocking one to the pool
