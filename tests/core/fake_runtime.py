@@ -17,7 +17,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
@@ -550,3 +550,18 @@ async def outcome(work: asyncio.Future[Any], seconds: float = 60) -> Any:
         return await asyncio.wait_for(asyncio.shield(work), seconds)
     except LlamaManError as error:
         return error
+
+
+Story = Callable[[World], Coroutine[Any, Any, None]]
+
+
+def play(world: World, story: Story) -> None:
+    """Run a story with one manager; at its end everything must have come to rest."""
+
+    async def main() -> None:
+        async with world.manager():
+            await story(world)
+            await world.rest()
+        assert not world.loop_errors
+
+    asyncio.run(asyncio.wait_for(main(), 60))

@@ -6,7 +6,6 @@ import asyncio
 import itertools
 import random
 import re
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +19,7 @@ from llamaman.errors import TooManyRequests
 from llamaman.gateway.grant import Grant
 from llamaman.records import NOBODY, Identity, State
 
-from .fake_runtime import World, outcome
+from .fake_runtime import World, outcome, play
 
 NOW = 1000.0
 
@@ -117,8 +116,6 @@ def test_only_starts_of_keys_that_may_not_manage_are_counted(identity: Identity,
 
 # --- starts that wait for their key's turn --------------------------------------------------------------
 
-Story = Callable[[World], Coroutine[Any, Any, None]]
-
 
 @pytest.fixture
 def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
@@ -126,16 +123,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world.policy = Policy(max_models=0, cold_starts_per_minute=1)
     world.request_timeout_s = 500.0
     return world
-
-
-def play(world: World, story: Story) -> None:
-    async def main() -> None:
-        async with world.manager():
-            await story(world)
-            await world.rest()
-        assert not world.loop_errors
-
-    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 async def use(world: World, model: str, key: str | None = "k", **given: Any) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Coroutine
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,7 @@ from llamaman.errors import Conflict, LaunchError, LlamaManError, NotFound
 from llamaman.gateway.grant import Grant
 from llamaman.records import Exit, State
 
-from .fake_runtime import PUBLIC, World, outcome
-
-Story = Callable[[World], Coroutine[Any, Any, None]]
+from .fake_runtime import PUBLIC, World, outcome, play
 
 
 @pytest.fixture
@@ -26,18 +24,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     monkeypatch.setattr(by_hand, "USER_DRAIN_S", 0.2)
     monkeypatch.setattr(supervisor, "FIRST_BACKOFF_S", 0.02)
     return World(tmp_path)
-
-
-def play(world: World, story: Story) -> None:
-    """Run a story with one manager; at its end everything must have come to rest."""
-
-    async def main() -> None:
-        async with world.manager():
-            await story(world)
-            await world.rest()
-        assert not world.loop_errors
-
-    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def later(work: Coroutine[Any, Any, Any]) -> asyncio.Task[Any]:

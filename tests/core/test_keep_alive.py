@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,12 @@ from llamaman.core.instance import Instance
 from llamaman.errors import LlamaManError
 from llamaman.records import State
 
-from .fake_runtime import World
-
-Story = Callable[[World], Coroutine[Any, Any, None]]
+from .fake_runtime import World, play
 
 
 @pytest.fixture
 def world(tmp_path: Path) -> World:
     return World(tmp_path)
-
-
-def play(world: World, story: Story) -> None:
-    async def main() -> None:
-        async with world.manager():
-            await story(world)
-            await world.rest()
-        assert not world.loop_errors
-
-    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 async def use(world: World, keep_alive: float | None = None, **given: Any) -> Instance:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable, Coroutine
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
@@ -21,9 +20,7 @@ from llamaman.gateway.grant import Grant
 from llamaman.gateway.preload import preload
 from llamaman.records import State
 
-from .fake_runtime import World, outcome
-
-Story = Callable[[World], Coroutine[Any, Any, None]]
+from .fake_runtime import World, outcome, play
 
 
 @pytest.fixture
@@ -32,16 +29,6 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     world = World(tmp_path)
     world.policy = Policy(max_models=1)
     return world
-
-
-def play(world: World, story: Story) -> None:
-    async def main() -> None:
-        async with world.manager():
-            await story(world)
-            await world.rest()
-        assert not world.loop_errors
-
-    asyncio.run(asyncio.wait_for(main(), 60))
 
 
 def ask(world: World, model: str, **given: Any) -> asyncio.Task[Grant]:
