@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Protocol, runtime_checkable
 
-from llamaman.records import Engine, Exit, Handle, LaunchPlan, ResourceUse
+from llamaman.records import Engine, Exit, Handle, LaunchPlan, ResourceUse, WorkDone
 
 
 class Runtime(Protocol):
@@ -93,6 +93,14 @@ class MeasuresEngines(Protocol):
 
     def anonymous_bytes(self, handle: Handle) -> int | None:
         """Memory that is no file cache, measured now; None when it cannot be had."""
+
+
+@runtime_checkable
+class ShowsWork(Protocol):
+    """It knows what its engines have done, where their processes cannot be seen from here."""
+
+    def work(self, handle: Handle) -> WorkDone | None:
+        """What it has done so far, asked now; None when that cannot be had. May block for seconds."""
 
 
 @runtime_checkable

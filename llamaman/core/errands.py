@@ -17,8 +17,8 @@ from llamaman.core.notes import Notes
 from llamaman.core.readiness import Health, await_ready, probe
 from llamaman.core.services import Services
 from llamaman.errors import LaunchError, LlamaManError, RuntimeLost
-from llamaman.records import Exit, LaunchPlan, ResourceUse, State
-from llamaman.runtime import MeasuresEngines
+from llamaman.records import Exit, LaunchPlan, ResourceUse, State, WorkDone
+from llamaman.runtime import MeasuresEngines, ShowsWork
 
 log = logging.getLogger("llamaman.supervisor")
 
@@ -160,7 +160,13 @@ class Errands:
 
     async def watch(self, generation: int) -> None:
         """Whether its loop goes on, for as long as it runs."""
-        await frozen.watch(self._instance, generation, self._s.frozen_after_s, self._s.inspect, self._post)
+        s = self._s
+        await frozen.watch(self._instance, generation, s.frozen_after_s, s.inspect, self._work, self._post)
+
+    def _work(self) -> WorkDone | None:
+        """What it has done, of an engine whose process cannot be seen from here."""
+        runtime, handle = self._s.runtime(self._instance.runtime), self._instance.handle
+        return runtime.work(handle) if handle and isinstance(runtime, ShowsWork) else None
 
     def _is(self, generation: int, state: State) -> bool:
         return self._instance.generation == generation and self._instance.state is state

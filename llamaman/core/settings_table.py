@@ -98,8 +98,9 @@ CORE_SETTINGS: tuple[Setting, ...] = (
         120,
         "Seconds after which an engine that is working on a request, and of which nothing is seen or heard, is ended "
         "and started again: no token, no progress, no answer from its loop (`/slots`), no line in its log, no read "
-        "from disk and no two threads at work. 0 = never. One batch of a prompt has to fit into it where it is worked "
-        "on by a single thread: 128 tokens on a processor.",
+        "from disk and no two threads at work. 0 = never. Whatever a single thread works on has to fit into it: a "
+        "batch of a prompt (128 tokens on a processor, 2,048 on a GPU), a picture, an input of an embedding model. So "
+        "raise it for large models on a single processor.",
         minimum=0,
         maximum=86_400,
     ),

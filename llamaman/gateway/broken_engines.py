@@ -63,7 +63,7 @@ class BrokenEngines:
                 return EngineDied(
                     f"the engine was frozen for {frozen.silent_s:g} s and was ended", retry_after=5
                 )
-            return None  # it came in when nothing went on any more
+            return None  # it came in when nothing went on any more, or nothing was computed for it
         if await self._outlived(grant):
             instance.failures += 1
             if instance.failures >= _SUSPICIOUS_FAILURES:

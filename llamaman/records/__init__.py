@@ -17,7 +17,16 @@ from llamaman.records.declared import (
     StorageConfig,
     StreamRoute,
 )
-from llamaman.records.engines import Address, Engine, EngineFacts, Exit, Handle, LaunchPlan, ResourceUse
+from llamaman.records.engines import (
+    Address,
+    Engine,
+    EngineFacts,
+    Exit,
+    Handle,
+    LaunchPlan,
+    ResourceUse,
+    WorkDone,
+)
 from llamaman.records.hardware import GpuDevice, GpuInventory, ProbeContext
 from llamaman.records.instances import REST_STATUS, UNKNOWN, InstanceEvent, InstanceView, LaunchRequest, State
 from llamaman.records.models import ModelDetails, ModelView
@@ -60,4 +69,5 @@ __all__ = [
     "StreamRoute",
     "Target",
     "Usage",
+    "WorkDone",
 ]

@@ -112,6 +112,18 @@ class Exit:
 
 
 @dataclass(frozen=True, slots=True)
+class WorkDone:
+    """What one engine has done since it began; None where that is not known.
+
+    :ivar cpu_s: seconds of processor time, of all its threads together.
+    :ivar faults: page faults that were served from disk.
+    """
+
+    cpu_s: float | None = None
+    faults: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ResourceUse:
     """What one engine uses now. Everything is None as long as it is not known.
 

@@ -56,6 +56,8 @@ def test_an_engine_whose_process_stands_still_is_replaced_under_a_stream_that_ha
     assert json.loads(last)["error"]["message"] == "the engine was frozen for 1 s and was ended"
     again = manager.until(lambda: replaced(manager, instance["id"]), "the replacement")
     assert set(manager.engines()) == {again["pid"]}
+    events = manager.manage("GET", "/api/events?topic=instances")
+    assert "frozen_by_request" not in [e["kind"] for e in events], "it computed nothing: no request did that"
 
 
 def test_an_engine_that_takes_long_for_an_answer_but_goes_on_is_not_taken_for_a_frozen_one(

@@ -18,7 +18,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from llamaman.errors import LaunchError, RuntimeLost
-from llamaman.records import Engine, Exit, Handle, LaunchPlan, ResourceUse
+from llamaman.records import Engine, Exit, Handle, LaunchPlan, ResourceUse, WorkDone
 from llamaman.runtimes.causes import CONTAINER_CUT_OFF
 from llamaman.runtimes.docker import labels
 from llamaman.runtimes.docker.daemon import Daemon, DaemonError, DaemonGone, Json
@@ -272,6 +272,10 @@ class DockerRuntime:
     def anonymous_bytes(self, handle: Handle) -> int | None:
         """Its memory without file cache, asked now; None when the daemon does not say."""
         return self._sampler.anonymous_bytes(handle.container_id) if handle.container_id else None
+
+    def work(self, handle: Handle) -> WorkDone | None:
+        """What it has done so far, asked now; None when the daemon does not say."""
+        return self._sampler.work(handle.container_id) if handle.container_id else None
 
     def last_lines(self, handle: Handle, count: int) -> list[str]:
         """The end of its output, from memory."""

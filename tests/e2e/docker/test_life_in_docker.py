@@ -15,13 +15,15 @@ import pytest
 
 from llamaman.testing import processes
 from llamaman.testing.docker_manager import DockerManager, docker_disconnect, docker_stop
-from llamaman.testing.manager import ManagerError
+from llamaman.testing.manager import ENDLESS, FOR_EVER, ManagerError
 from llamaman.testing.wire import refuses
 
 from .conftest import NewDockerManager
 
 pytestmark = pytest.mark.real("docker")
 GONE = ("stopped", "sleeping", "failed")
+#: Holds the one loop of an engine, and one thread, for minutes.
+EXPANDING = {"grammar": "root ::= " + "[ -~]? " * 6000}
 
 
 def chats(manager: DockerManager) -> bool:
@@ -189,6 +191,26 @@ def test_what_died_by_itself_is_started_again_if_it_shall(manager: DockerManager
     manager.until(back, "the crashed instance to be back", 30)
     assert manager.instance(instance["id"])["stats"]["crash_count"] == 1
     assert len(manager.containers()) == 1
+
+
+def test_a_container_that_a_request_holds_fast_is_replaced_and_one_that_somebody_paused_blames_nobody(
+    manager: DockerManager,
+) -> None:
+    """Of a container's threads nothing can be seen, only what the daemon tells of all together."""
+    manager.setting(**{"instances.frozen_after_s": 2})
+    instance = manager.launch("tiny", threads=1, n_gpu_layers=0, **ENDLESS)
+    with manager.ask("tiny", stream=True, max_tokens=FOR_EVER) as request:
+        events = request.events()
+        next(events)
+        path = f"/containers/{instance['container_id']}/pause"
+        manager.docker._connection.call("POST", path)
+        *_, last = events
+    assert json.loads(last)["error"]["message"] == "the engine was frozen for 2 s and was ended"
+    manager.until(lambda: chats(manager), "the next container")
+    assert manager.chat("tiny", **EXPANDING).error == "the engine was frozen for 2 s and was ended"
+    said = [event["kind"] for event in manager.manage("GET", "/api/events?topic=instances")]
+    assert said.count("frozen_by_request") == 1, "by the second one"
+    manager.until(lambda: len(manager.containers()) == 1, "what was frozen to be gone")
 
 
 def test_a_model_that_does_not_fit_is_killed_for_memory_and_says_so(

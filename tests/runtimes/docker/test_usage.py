@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from llamaman.records import ResourceUse
+from llamaman.records import ResourceUse, WorkDone
 from llamaman.runtimes.docker import usage
 from llamaman.runtimes.docker.daemon import Daemon
 from llamaman.runtimes.docker.usage import (
@@ -23,6 +23,7 @@ from llamaman.runtimes.docker.usage import (
     memory_limit,
     online_cpus,
     use_of,
+    work_done,
 )
 
 from .conftest import Containers
@@ -130,6 +131,14 @@ def test_memory_that_is_no_file_cache() -> None:
     assert anonymous_memory({"memory_stats": {"usage": 1}}) is None
 
 
+def test_what_it_has_done_is_told_as_far_as_it_is_known() -> None:
+    assert work_done(V1) == WorkDone(0.886945917, None)
+    memory = {"stats": {"pgmajfault": 3, "total_pgmajfault": 5}}
+    assert work_done({**V1, "memory_stats": memory}).faults == 5
+    assert work_done({"memory_stats": {"stats": {"pgmajfault": 3}}}) == WorkDone(None, 3), "version 2"
+    assert work_done({}) == WorkDone()
+
+
 def test_the_quota_however_it_was_given() -> None:
     assert cpu_quota({"HostConfig": {"NanoCpus": 1_500_000_000}}) == 1.5
     assert cpu_quota({"HostConfig": {"NanoCpus": 0, "CpuQuota": 50_000, "CpuPeriod": 0}}) == 0.5
@@ -201,6 +210,26 @@ def test_memory_of_a_model_that_is_no_file_cache(sampler: Sampler, containers: C
 
 
 @real
+def test_the_work_of_a_container_goes_on_until_it_is_paused(sampler: Sampler, containers: Containers) -> None:
+    container_id = containers.run("works", containers.shell("while :; do :; done"))
+
+    def done() -> float:
+        work = sampler.work(container_id)
+        assert work is not None
+        assert work.cpu_s is not None
+        assert work.faults is not None
+        return work.cpu_s
+
+    begun = done()
+    until(lambda: done() > begun)
+    containers.daemon._connection.call("POST", f"/containers/{container_id}/pause")
+    paused = done()
+    assert done() == paused
+    containers.daemon.remove(container_id)
+    assert sampler.work(container_id) is None
+
+
+@real
 def test_sampling_ends_when_nobody_asks_and_begins_again(
     sampler: Sampler, containers: Containers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -221,6 +250,7 @@ def test_a_daemon_that_is_not_there_leaves_all_unknown(tmp_path: Path) -> None:
     until(lambda: "docker-stats-worker" in sampling())
     assert sampler.usage("c") is None
     assert sampler.anonymous_bytes("c") is None
+    assert sampler.work("c") is None
     sampler.close()
     until(lambda: not sampling())
     daemon.close()
