@@ -19,6 +19,7 @@ class Grant:
 
     :param weight: how many; 0 for what runs beside what generates.
     :param after_release: told when the permits came free.
+    :ivar is_alone: whether it took every slot there was, so that nothing else runs in the engine.
     """
 
     __slots__ = (
@@ -30,6 +31,7 @@ class Grant:
         "client",
         "generation",
         "instance",
+        "is_alone",
     )
 
     def __init__(self, instance: Instance, weight: int, after_release: Callable[[Instance], None]) -> None:
@@ -41,6 +43,7 @@ class Grant:
         self._holders = 1
         self._guest: Guest | None = None
         self._was_left = False
+        self.is_alone = instance.active == 0 and weight >= instance.capacity
         instance.active += weight
         if weight:
             instance.last_request = time.time()

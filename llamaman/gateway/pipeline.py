@@ -324,7 +324,7 @@ class Pipeline:
                 await self._driver.serve(exchange, intent, model, grant)
                 return
             except ContextFull:
-                if alone:
+                if alone or grant.is_alone:
                     raise context_too_small(model.name, grant.instance.context_length) from None
                 if exchange.has_told:
                     raise
