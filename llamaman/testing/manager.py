@@ -170,7 +170,7 @@ class Manager:
         self.spawn()
         self.wait_ready()
 
-    def wait_ready(self, seconds: float = PATIENCE_S) -> None:
+    def wait_ready(self, seconds: float = 3 * PATIENCE_S) -> None:
         """Wait until management answers through Flask, which is the last part of it to come up.
 
         :raises processes.NotReady: it exits or is not ready in time.
@@ -235,11 +235,13 @@ class Manager:
 
         return socket_path(Path(self.env["XDG_RUNTIME_DIR"]) / "llamaman", self.env["LLAMAMAN_NODE_NAME"])
 
-    def admin(self, method: str, path: str, body: object = None, *, seconds: float = 60) -> Answer:
+    def admin(
+        self, method: str, path: str, body: object = None, *, seconds: float = 3 * PATIENCE_S
+    ) -> Answer:
         """One call through the admin socket, whatever its status."""
         return call(self.admin_socket, method, path, body=body, seconds=seconds)
 
-    def manage(self, method: str, path: str, body: object = None, *, seconds: float = 60) -> Any:
+    def manage(self, method: str, path: str, body: object = None, *, seconds: float = 3 * PATIENCE_S) -> Any:
         """One call through the admin socket that must succeed: its JSON.
 
         One that is told to come again, since no password could be hashed on a machine this busy, does so.

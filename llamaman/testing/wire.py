@@ -63,7 +63,7 @@ class Request:
         key: str = "",
         body: object = None,
         headers: Mapping[str, str] | None = None,
-        seconds: float = 60,
+        seconds: float = 180,
     ) -> None:
         self.sock = _connect(where, seconds)
         lines = {"Host": "localhost", "Connection": "close", **(headers or {})}

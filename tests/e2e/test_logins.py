@@ -85,7 +85,7 @@ def log_in(
 ) -> Answer:
     """Fill in the form from one address; ``spoof`` gives each login other headers."""
     headers = spoof() if spoof else headers
-    line = http.client.HTTPConnection("127.0.0.1", manager.port, timeout=30, source_address=(source, 0))
+    line = http.client.HTTPConnection("127.0.0.1", manager.port, timeout=180, source_address=(source, 0))
     with closing(line):
         given = {**(headers or {}), **({"Cookie": cookie} if cookie else {})}
         line.request("GET", "/login", headers=given)
