@@ -41,7 +41,7 @@ class Visitor:
         body: object = None,
         *,
         headers: Mapping[str, str] | None = None,
-        seconds: float = 30,
+        seconds: float = 180,
     ) -> Request:
         """Send a request and return before its answer; its cookies are not taken over."""
         lines = {"Host": self.host}
