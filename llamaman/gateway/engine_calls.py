@@ -156,6 +156,7 @@ class EngineCalls:
     async def _drain(self, grant: Grant, drain: Coroutine[Any, Any, bool]) -> None:
         try:
             if not await drain:
+                grant.keep()
                 self._suspect(grant.instance)
         finally:
             grant.release()

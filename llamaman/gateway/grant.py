@@ -12,6 +12,8 @@ from llamaman.gateway.dialect import Lease
 from llamaman.gateway.upstream import Upstream
 
 _LINGER_S = 2.0
+#: How long an engine that does not let go of a request may be held by it: until it is found to be frozen, at most.
+_KEPT_S = 900.0
 
 
 class Grant:
@@ -26,6 +28,7 @@ class Grant:
         "_after_release",
         "_guest",
         "_holders",
+        "_is_kept",
         "_was_left",
         "_weight",
         "client",
@@ -42,7 +45,7 @@ class Grant:
         self.client: Upstream = instance.client  # type: ignore[assignment] # the gateway made it
         self._holders = 1
         self._guest: Guest | None = None
-        self._was_left = False
+        self._was_left = self._is_kept = False
         self.is_alone = instance.active == 0 and weight >= instance.capacity
         instance.active += weight
         if weight:
@@ -59,6 +62,10 @@ class Grant:
         self._holders += 1
         self._was_left = True
 
+    def keep(self) -> None:
+        """The engine does not let go of the request: what becomes of it from now on may still be its doing."""
+        self._is_kept = True
+
     def release(self) -> None:
         """One holder less; the last one gives the slots back and lets the next ticket have them."""
         self._holders -= 1
@@ -74,11 +81,17 @@ class Grant:
         self._after_release(instance)
 
     def _leave(self, guest: Guest) -> None:
-        inside = self.instance.inside
         if self._was_left:  # an engine lets go by dying, too, and its end is heard of a moment later
-            asyncio.get_running_loop().call_later(_LINGER_S, inside.remove, guest)
+            until = time.monotonic() + _KEPT_S if self._is_kept else 0.0
+            asyncio.get_running_loop().call_later(_LINGER_S, self._linger, guest, until)
         else:
-            inside.remove(guest)
+            self.instance.inside.remove(guest)
+
+    def _linger(self, guest: Guest, until: float) -> None:
+        if self.instance.generation == self.generation and time.monotonic() < until:
+            asyncio.get_running_loop().call_later(_LINGER_S, self._linger, guest, until)
+        else:
+            self.instance.inside.remove(guest)
 
 
 def lease_of(grant: Grant) -> Lease:
