@@ -1,6 +1,6 @@
 """The process that hashes one password and ends. Run as a plain file by ``hasher.py``; imports none of our code.
 
-A process of its own, at the lowest priority: a thread of ours that hashes for 0.3 s on a machine with two cores
+A process of its own, at a low priority: a thread of ours that hashes for 0.3 s on a machine with two cores
 would make every stream stutter. It reads one JSON object from stdin and writes one to stdout; the password is
 never in its arguments or its environment. The arguments are the folders from which modules are imported.
 """
@@ -19,6 +19,10 @@ MEMORY_KIB, PASSES, LANES = 64 * 1024, 3, 1
 #: how often that is filled. OpenSSL refuses more than the first.
 _SCRYPT_MEMORY = 256 << 20
 _SCRYPT_LANES = 16
+
+#: A process at 0 gets ten times the processor time of one at 10, and seventy times that of one at 19, where a login
+#: would take half a minute while engines compute on every processor.
+NICENESS = 10
 
 
 def hash_password(password: bytes) -> str:
@@ -60,15 +64,15 @@ def _verify_scrypt(known: str, password: bytes) -> bool:
 
 
 def _step_back() -> None:
-    """Take only the processor time that nobody else wants.
+    """Take a tenth of the processor time that others get, and all that nobody wants.
 
     ``hasher.py`` gives it a session of its own. Where the kernel groups sessions (sched_autogroup, sched(7)),
     niceness counts inside such a group alone, and the groups share evenly; a group has a niceness of its own.
     """
-    os.nice(19)
+    os.nice(NICENESS)
     if os.getsid(0) == os.getpid():  # a session that is not ours alone is not ours to slow down
         with contextlib.suppress(OSError), open("/proc/self/autogroup", "w") as group:
-            group.write("19")
+            group.write(str(NICENESS))
 
 
 def main() -> None:

@@ -27,8 +27,8 @@ _CURRENT = "$argon2id$v=19$m=65536,t=3,p=1$"
 
 _CHILD = Path(__file__).with_name("hash_child.py")
 
-#: A hash takes 0.2 s of a processor. The child has the lowest priority, and where engines compute on every processor
-#: it gets a hundredth of one or less: its user waits then, and is not sent away from the machine that needs a look.
+#: A hash takes 0.2 s of a processor. Where engines compute on every processor the child gets a tenth of one or less:
+#: its user waits then, and is not sent away from the machine that needs a look.
 DEADLINE_S = 120.0
 
 #: What a Python may need to start at all; nothing of ours.
