@@ -91,6 +91,7 @@ _TEXT = {
     "content": "hello",
     "input": "hello",
 }
+_RESPONSE = {"model": "tiny", "max_output_tokens": 1, "input": "hello"}
 _BRIEF = {**_CHAT, "prompt": "hello", "options": {"num_predict": 1}}
 _INFILL = {"model": "tiny", "n_predict": 1, "input_prefix": "a", "input_suffix": "b"}
 _TOKENS = {"model": "tiny", "tokens": [1]}
@@ -111,7 +112,7 @@ _OF_THE_ENGINE: Mapping[str, object] = {
     "/completion": _TEXT,
     "/completions": _TEXT,
     "/chat/completions": _CHAT,
-    "/responses": _TEXT,
+    "/responses": _RESPONSE,
     "/infill": _INFILL,
     "/embedding": _TEXT,
     "/embeddings": _TEXT,
@@ -119,18 +120,18 @@ _OF_THE_ENGINE: Mapping[str, object] = {
     "/detokenize": _TOKENS,
     "/apply-template": _CHAT,
     "/chat/completions/input_tokens": _CHAT,
-    "/responses/input_tokens": _TEXT,
+    "/responses/input_tokens": _RESPONSE,
 }
 #: Below ``/upstream`` alone; elsewhere dialects serve the same paths.
 _IN_V1: Mapping[str, object] = {
     "/v1/completions": _TEXT,
     "/v1/chat/completions": _CHAT,
-    "/v1/responses": _TEXT,
+    "/v1/responses": _RESPONSE,
     "/v1/messages": _CHAT,
     "/v1/messages/count_tokens": _CHAT,
     "/v1/embeddings": _TEXT,
     "/v1/chat/completions/input_tokens": _CHAT,
-    "/v1/responses/input_tokens": _TEXT,
+    "/v1/responses/input_tokens": _RESPONSE,
     **dict.fromkeys(("/rerank", "/reranking", "/v1/rerank", "/v1/reranking"), _RANKED),
 }
 _AUDIO = ("/audio/transcriptions", "/v1/audio/transcriptions")
@@ -163,9 +164,9 @@ ROWS: tuple[Row, ...] = (
     _inference("/v1/completions", _TEXT),
     _inference("/v1/embeddings", _TEXT),
     Row("GET", "/v1/models", "inference", ALL),
-    _inference("/v1/responses", _TEXT),
+    _inference("/v1/responses", _RESPONSE),
     _inference("/v1/chat/completions/input_tokens", _CHAT),
-    _inference("/v1/responses/input_tokens", _TEXT),
+    _inference("/v1/responses/input_tokens", _RESPONSE),
     *(_inference(path, _RANKED) for path in ("/v1/rerank", "/v1/reranking", "/rerank", "/reranking")),
     Row(
         "POST", "/v1/audio/transcriptions", "inference", ALL, _TEXT
