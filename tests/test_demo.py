@@ -18,6 +18,7 @@ from llamaman import demo_model, demo_server
 from llamaman.demo import free_port, prepare
 from llamaman.gateway.admin_socket import prepare_runtime_dir
 from llamaman.testing import write_tiny_model
+from llamaman.testing.processes import free_ports
 
 DEADLINE_S = 120.0
 
@@ -35,26 +36,19 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def unused_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def environment(folder: Path, **more: str) -> dict[str, str]:
     """A demo in `folder` with the tiny model and ports of its own."""
     models = folder / "models"
     models.mkdir(exist_ok=True)
     if not list(models.iterdir()):
         write_tiny_model(models / "tiny.gguf")
-    first = unused_port()
+    management, proxy, first = free_ports(3)
     inherited = {name: value for name, value in os.environ.items() if not name.startswith("LLAMAMAN_")}
     return {
         **inherited,
         "MODELS_DIR": str(models),
-        "LLAMAMAN_PORT": str(unused_port()),
-        "LLAMAMAN_PROXY_PORT": str(unused_port()),
+        "LLAMAMAN_PORT": str(management),
+        "LLAMAMAN_PROXY_PORT": str(proxy),
         "PORT_RANGE_START": str(first),
         "PORT_RANGE_END": str(first),
         **more,
@@ -266,8 +260,8 @@ def clean(monkeypatch: pytest.MonkeyPatch) -> None:
         "LLAMAMAN_RUNTIME",
     ):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("LLAMAMAN_PORT", str(unused_port()))
-    monkeypatch.setenv("LLAMAMAN_PROXY_PORT", str(unused_port()))
+    for name, port in zip(("LLAMAMAN_PORT", "LLAMAMAN_PROXY_PORT"), free_ports(2), strict=True):
+        monkeypatch.setenv(name, str(port))
 
 
 def test_the_log_is_quoted_even_when_there_is_none(tmp_path: Path) -> None:

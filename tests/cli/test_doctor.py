@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ import pytest
 from management_door import Manager
 
 from llamaman.access import Scope
+from llamaman.testing.processes import free_ports
 
 Run = Callable[..., Any]
 
@@ -33,10 +33,8 @@ def machine(environment: pytest.MonkeyPatch, tmp_path: Path) -> pytest.MonkeyPat
     environment.setenv("LLAMA_SERVER_BIN", str(binary))
     environment.setenv("LLAMAMAN_HOST", "127.0.0.1")
     environment.setenv("LLAMAMAN_RUNTIME", "process")  # whether this machine has Docker or not
-    for variable in ("LLAMAMAN_PORT", "LLAMAMAN_PROXY_PORT"):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            environment.setenv(variable, str(free.getsockname()[1]))
+    for variable, port in zip(("LLAMAMAN_PORT", "LLAMAMAN_PROXY_PORT"), free_ports(2), strict=True):
+        environment.setenv(variable, str(port))
     return environment
 
 

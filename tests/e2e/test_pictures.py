@@ -16,7 +16,7 @@ import pytest
 from eyes import NAME, write_seeing_model
 from PIL import Image
 
-from llamaman.testing.manager import CHAT, Manager
+from llamaman.testing.manager import CHAT, ENDLESS, FOR_EVER, Manager
 from llamaman.testing.wire import Answer, call
 
 Body = dict[str, Any]
@@ -110,10 +110,10 @@ def test_no_door_lets_a_picture_of_gigabytes_get_to_an_engine_and_nobody_notices
     seeing: Manager, slow: Callable[[Manager], str]
 ) -> None:
     manager = seeing
-    manager.launch(slow(manager), ctx_size=8192)
+    manager.launch(slow(manager), **ENDLESS)
     eyes = manager.launch(NAME)
     served = manager.instance(eyes["id"])["stats"]["total_requests"]
-    with manager.ask("slow", stream=True, max_tokens=5000) as stream:
+    with manager.ask("slow", stream=True, max_tokens=FOR_EVER) as stream:
         events = stream.events()
         next(events)
         for port in (manager.port, manager.proxy_port, eyes["port"]):

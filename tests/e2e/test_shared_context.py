@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from llamaman.testing import write_tiny_model
-from llamaman.testing.manager import Manager
+from llamaman.testing.manager import ENDLESS, FOR_EVER, Manager
 from llamaman.testing.wire import Answer, Request
 
 CHAT, MESSAGES, COMPLETIONS = "/v1/chat/completions", "/v1/messages", "/v1/completions"
@@ -33,17 +33,17 @@ def test_who_has_nothing_of_an_answer_is_answered_when_the_others_are_gone(
     plain_manager: Manager, slow: Callable[[Manager], str]
 ) -> None:
     manager = plain_manager
-    manager.launch(slow(manager), parallel=2, ctx_size=CONTEXT)
-    with ask(manager, CHAT, "a" * 300, max_tokens=650, stream=True) as first:
+    manager.launch(slow(manager), parallel=2, ctx_size=CONTEXT, **ENDLESS)
+    with ask(manager, CHAT, "a" * 300, max_tokens=FOR_EVER, stream=True) as first:
         events = first.events()
-        next(events)  # it is at work, and has hundreds of tokens to go
+        next(events)
         whole = told(ask(manager, MESSAGES, "b" * 800, max_tokens=4).answer())
         last = json.loads(list(events)[-1])
     assert whole["usage"]["output_tokens"] == 4, "it was asked again"
     assert (last["error"]["type"], last["error"]["code"]) == ("unavailable_error", "context_full")
     assert OVERLOADED in last["error"]["message"]
 
-    with ask(manager, MESSAGES, "c" * 300, max_tokens=650, stream=True) as first:
+    with ask(manager, MESSAGES, "c" * 300, max_tokens=FOR_EVER, stream=True) as first:
         events = first.events()
         next(events)
         with ask(manager, CHAT, "d" * 800, max_tokens=4, stream=True) as second:
@@ -86,7 +86,7 @@ def test_more_prompts_than_slots_take_all_the_slots_and_nothing_else_waits_insid
 ) -> None:
     manager = plain_manager
     instance = manager.launch(slow(manager), parallel=2)
-    prompts = {"prompt": ["a", "b", [97, 98], "d", "e"], "max_tokens": 300}
+    prompts = {"prompt": ["a", "b", [97, 98], "d", "e"], "max_tokens": 1000}
     with ask(manager, COMPLETIONS, **prompts) as many:
         manager.until(lambda: queue(manager, instance)["active"] == 2, "both slots to be taken")
         with ask(manager, CHAT, "x", max_tokens=1) as one:

@@ -17,13 +17,12 @@ import pytest
 
 from llamaman.runtimes.engines import parse_help, parse_version
 from llamaman.testing import KINDS, write_temper
+from llamaman.testing.processes import free_ports
 
 
 @contextmanager
 def running(binary: Path) -> Iterator[tuple[subprocess.Popen[str], int]]:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
+    (port,) = free_ports(1)
     arguments = ["--model", "m.gguf", "--host", "127.0.0.1", "--port", str(port), "--alias", "a", "-c", "-1"]
     child = subprocess.Popen(
         [str(binary), *arguments], env={"LLAMA_API_KEY": "k"}, stderr=subprocess.PIPE, text=True
