@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, Final
 
 from llamaman.core import messages as m
 from llamaman.core.instance import STILL, Instance
@@ -25,6 +25,7 @@ from llamaman.errors import Conflict, LaunchError, LlamaManError, RuntimeLost
 from llamaman.records import InstanceView, State
 
 USER_DRAIN_S = 30.0
+_NOTHING: Final = object()
 
 
 class ByHand:
@@ -112,15 +113,14 @@ class ByHand:
                 await supervisor.tell(want)
                 return instance.view()
             before = instance.overrides  # now: a preset may have been saved meanwhile
-            overrides = instance.overrides = {**before, **options}
+            instance.overrides = {**before, **options}
             # "sleeping" keeps the port, and requests that come meanwhile wait for the new process. The want
             # lies right behind the stop, so that a later stop by somebody else wins.
             ended = self._end(instance, m.Stop("sleeping", actor, "restarting", USER_DRAIN_S))
             supervisor.post(want)
         if not await ended:
-            if instance.overrides is overrides:  # unless another restart has others by now
-                instance.overrides = before
-                await self._persist(instance)
+            instance.overrides = _taken_back(instance.overrides, options, before)
+            await self._persist(instance)
             self._raise_if_lost(instance)
             raise LaunchError(f"the instance was not restarted: {instance.reason}")
         return instance.view()
@@ -163,3 +163,12 @@ class ByHand:
 
 def _has_ended(instance: Instance) -> bool:
     return instance.state in (State.STOPPED, State.FAILED)
+
+
+def _taken_back(
+    now: Mapping[str, Any], laid_over: Mapping[str, Any], before: Mapping[str, Any]
+) -> dict[str, Any]:
+    """What counts when a restart came to nothing. What somebody else has changed meanwhile stays as it is."""
+    theirs = {name: value for name, value in now.items() if laid_over.get(name, _NOTHING) != value}
+    ours = now.keys() - theirs.keys()
+    return theirs | {name: before[name] for name in ours if name in before}

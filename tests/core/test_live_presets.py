@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from llamaman.core import launch
+from llamaman.errors import LaunchError
 from llamaman.records import State
 
 from .fake_runtime import World
@@ -110,6 +111,26 @@ def test_one_that_is_saved_while_a_restart_waits_counts_for_it(
         options = world.get(made.id).options
         assert options["max_concurrent"] == 3
         assert options["ctx_size"] == 1024, "which the restart had said"
+
+    play(world, story)
+
+
+def test_one_that_is_saved_while_a_restart_drains_leaves_nothing_of_it_when_it_fails(world: World) -> None:
+    async def story() -> None:
+        instance = await world.running(max_concurrent=1, ctx_size=512)
+        running = await world.grant()
+        restarting = asyncio.create_task(
+            world.restart(instance.id, ctx_size=1024, threads=1, max_concurrent=2)
+        )
+        await world.until(lambda: instance.state is State.DRAINING, "the restart")
+        save(world, {"max_concurrent": 3})
+        world.runtime.script.stop_error = LaunchError("it is stuck")
+        running.release()
+        with pytest.raises(LaunchError, match="stuck"):
+            await restarting
+        assert instance.overrides == {"ctx_size": 512}
+        assert instance.options["max_concurrent"] == 3
+        world.runtime.script.stop_error = None
 
     play(world, story)
 
