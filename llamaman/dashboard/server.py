@@ -29,6 +29,7 @@ THREADS = HASHES_AT_ONCE + DRAINS_AT_ONCE + 2
 _FIRST_PAUSE_S = 0.2
 _LOOK_EVERY_S = 0.05
 _LONGEST_PAUSE_S = 10.0
+_TASKS_END_S = 3.0
 
 
 class DashboardServer:
@@ -143,14 +144,16 @@ class DashboardServer:
             self._ready.clear()
             with self._changing:
                 self._server = None
-            server.task_dispatcher.shutdown(cancel_pending=True, timeout=3)
-            _close_all(server)
+            _close_doors(server)
+            server.task_dispatcher.shutdown(cancel_pending=True, timeout=_TASKS_END_S)
+            if not server.task_dispatcher.threads:
+                server.trigger.close()
 
     def _close_soon(self) -> None:
         server = self._server
         if server is not None:
             # Closed in the server's own thread: waitress keeps its sockets without a lock.
-            server.trigger.pull_trigger(lambda: _close_all(server))
+            server.trigger.pull_trigger(lambda: _close_doors(server))
 
 
 def _pattern(path: str) -> re.Pattern[str]:
@@ -158,8 +161,17 @@ def _pattern(path: str) -> re.Pattern[str]:
     return re.compile("[^/]+".join(re.escape(part) for part in re.split(r"\{[a-z_]+\}", path)))
 
 
-def _close_all(server: Any) -> None:
-    """Close listener, trigger and connections, after which waitress's loop has nothing left and returns."""
+def _close_doors(server: Any) -> None:
+    """Close listener and connections, after which waitress's loop has nothing left and returns.
+
+    A connection is closed under its lock, so that no task is writing to it. The trigger stays open: a task that ends
+    later still writes to it, and its number may be another file's by then.
+    """
+    from waitress import wasyncore
+
     for dispatcher in list(server._map.values()):
-        dispatcher.close()
+        if dispatcher is server:
+            wasyncore.dispatcher.close(server)  # its own close() would take the trigger along
+        elif dispatcher is not server.trigger:
+            dispatcher.handle_close()
     server._map.clear()

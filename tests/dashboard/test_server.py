@@ -7,6 +7,7 @@ import socket
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 from management_door import DEADLINE_S, Manager, eventually, running_manager
@@ -81,6 +82,34 @@ def test_stopping_before_it_is_ready_ends_it_too(tmp_path: Path) -> None:
     with running_manager(tmp_path) as manager:
         manager.server.stop()
         assert not manager.server.is_ready
+
+
+def test_stopping_does_not_pull_the_connection_from_under_an_answer(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from waitress.channel import HTTPChannel
+
+    flush = HTTPChannel._flush_some
+    writing = threading.Event()
+
+    def slowly(channel: HTTPChannel, do_close: bool = True) -> Any:
+        if threading.current_thread().name.startswith("waitress"):
+            writing.set()
+            deadline = time.monotonic() + 0.5  # the stop has to come while it writes
+            while channel.connected and time.monotonic() < deadline:
+                time.sleep(0.01)
+        return flush(channel, do_close)
+
+    monkeypatch.setattr(HTTPChannel, "_flush_some", slowly)
+    with running_manager(tmp_path) as manager:
+        assert manager.server.wait_ready(20)
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(str(manager.server.socket_path))
+            client.sendall(b"GET /api/instances HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            assert writing.wait(20)
+            manager.server.stop()
+            assert client.recv(100).startswith(b"HTTP/1.1 403")
+    assert not [record for record in caplog.records if record.exc_info]
 
 
 # --- log streams ---------------------------------------------------------------------------------------
