@@ -9,8 +9,10 @@ them.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import io
+import os
 import platform
 import re
 import subprocess
@@ -57,13 +59,22 @@ def manager_image(client: DockerClient) -> str:
     for name, data in files.items():
         digest.update(f"\0{name}\0{len(data)}\0".encode() + data)
     tag = f"{REPOSITORY}:{digest.hexdigest()[:16]}"
-    if not client.images.list(name=tag):
-        with tempfile.TemporaryDirectory(prefix="llamaman-wheels-") as folder:
-            _fetch_wheels(Path(folder), _python_of(client, base))
-            wheels = {f"wheels/{path.name}": path.read_bytes() for path in Path(folder).iterdir()}
-        _build(client, {**files, **wheels}, tag, base)
-        _remove_old(client, keep=tag)
+    with _nobody_else():
+        if not client.images.list(name=tag):
+            with tempfile.TemporaryDirectory(prefix="llamaman-wheels-") as folder:
+                _fetch_wheels(Path(folder), _python_of(client, base))
+                wheels = {f"wheels/{path.name}": path.read_bytes() for path in Path(folder).iterdir()}
+            _build(client, {**files, **wheels}, tag, base)
+            _remove_old(client, keep=tag)
     return tag
+
+
+@contextlib.contextmanager
+def _nobody_else() -> Iterator[None]:
+    """Let one process build at a time: another one's tidying up removes the layers that a build goes on from."""
+    with open(Path(tempfile.gettempdir()) / f"llamaman-manager-image-{os.getuid()}.lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def context_files() -> dict[str, bytes]:
