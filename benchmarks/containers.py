@@ -61,6 +61,7 @@ def measure(count: int, say: Callable[[str], None]) -> Wakes:
     ):
         write_tiny_model(manager.models / f"{MODEL}.gguf")
         manager.manage("POST", "/api/models/rescan")
+        manager.setting(inference={"cold_starts_per_minute": 0})  # one key for all wakes
         manager.preset(MODEL, **SMALL)
         first_byte(manager)  # the image is asked for its flags, the network is made
         found = []
