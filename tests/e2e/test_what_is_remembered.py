@@ -27,6 +27,7 @@ def test_an_adopted_instance_keeps_when_it_was_started_and_has_no_load_time(mana
     before = manager.launch("tiny")
     assert before["started_at"] > 0
     assert before["stats"]["model_load_time_s"] > 0
+    manager.until(lambda: '"pid":' in stored(manager, before["id"]).replace(" ", ""), "its record")
     for _ in range(2):
         manager.kill()
         manager.start()
