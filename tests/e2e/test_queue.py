@@ -128,7 +128,8 @@ def test_the_queue_is_first_come_first_served(manager: Manager, slow: Callable[[
             requests.append(stack.enter_context(manager.ask("slow", stream=True, max_tokens=FOR_EVER)))
             manager.until(lambda n=number: queue(manager, instance["id"]) == (1, n), "its place")  # type: ignore[misc] # a default binds the number
         for number, request in enumerate(requests):
-            next(request.events())
+            manager.until(lambda n=number: begun(requests[n:]), "the next one's turn")  # type: ignore[misc] # a default binds the number
+            assert begun([request]), number
             assert not begun(requests[number + 1 :]), number
             request.disconnect()
 
